@@ -1,0 +1,9 @@
+//! What the parts of Loopy agree upon: the manifest, events, the report
+//! protocol and the schema check. Links no parser and no cloud SDK, so the
+//! runner inside a sandbox and every function can depend on it.
+
+pub mod event;
+pub mod ids;
+pub mod manifest;
+pub mod report;
+pub mod schema;

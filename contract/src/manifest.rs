@@ -1,0 +1,509 @@
+//! The manifest: what a project means, with nothing left to look up. JSON with
+//! sorted keys, no time stamp, the same bytes for the same project; it names
+//! skills and sensor code by content hash and carries its own hash.
+
+use crate::ids::{ManifestHash, sha256_hex};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// The version of the shape below. A reader refuses any other.
+pub const SCHEMA_VERSION: &str = "3";
+
+/// A compiled project.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Manifest {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: String,
+    /// The version of the compiler that wrote it.
+    pub loopy_version: String,
+    /// Hex SHA-256 of the manifest's JSON without this field.
+    #[serde(default)]
+    pub hash: String,
+    /// What `registry.yml` declares, with inheritance resolved.
+    pub registry: Registry,
+    /// Workflows by name.
+    pub workflows: BTreeMap<String, Workflow>,
+    /// Sensors, sorted by name.
+    pub sensors: Vec<Sensor>,
+    /// Who produces and consumes each event.
+    pub lineage: Lineage,
+    /// Skills by name: the files of each, by path inside the skill.
+    pub skills: BTreeMap<String, BTreeMap<String, FileHash>>,
+    /// Sensor code: project path to content hash.
+    pub sensor_files: BTreeMap<String, FileHash>,
+}
+
+/// Hex SHA-256 of a file's bytes.
+pub type FileHash = String;
+
+/// The manifest could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON of this shape.
+    #[error("this is not a manifest: {0}")]
+    Shape(#[from] serde_json::Error),
+    /// Written by a compiler with another schema version.
+    #[error("the manifest has schema version {found}, this build reads {SCHEMA_VERSION}; compile the project again")]
+    Version {
+        /// The version it carries.
+        found: String,
+    },
+    /// The content is not what its hash says.
+    #[error("the manifest carries hash {carried}, but its content has {actual}; compile the project again")]
+    Hash {
+        /// The hash in the file.
+        carried: String,
+        /// The hash of the content.
+        actual: String,
+    },
+}
+
+impl Manifest {
+    /// The hash of the content: SHA-256 over the JSON with `hash` left empty.
+    pub fn content_hash(&self) -> ManifestHash {
+        let mut unhashed = self.clone();
+        unhashed.hash = String::new();
+        ManifestHash(sha256_hex(unhashed.json().as_bytes()))
+    }
+
+    /// Gives the manifest its hash.
+    pub fn seal(mut self) -> Self {
+        self.hash = self.content_hash().0;
+        self
+    }
+
+    /// The bytes that `loopy compile` writes: two-space indent, sorted keys, a
+    /// final newline.
+    pub fn to_json(&self) -> String {
+        let mut text = self.json();
+        text.push('\n');
+        text
+    }
+
+    fn json(&self) -> String {
+        // Through `Value`, whose maps are sorted, so that struct fields are
+        // sorted too. Manifests hold only JSON values, so this cannot fail.
+        serde_json::to_value(self)
+            .and_then(|value| serde_json::to_string_pretty(&value))
+            .unwrap_or_default()
+    }
+
+    /// Reads a manifest and checks version and hash.
+    ///
+    /// # Errors
+    /// [`ManifestError`] says which of the three checks failed.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let value: Value = serde_json::from_slice(bytes)?;
+        let version = value.get("schema_version").and_then(Value::as_str).unwrap_or("none");
+        if version != SCHEMA_VERSION {
+            return Err(ManifestError::Version { found: version.to_owned() });
+        }
+        let manifest: Self = serde_json::from_value(value)?;
+        let actual = manifest.content_hash();
+        if manifest.hash != actual.0 {
+            return Err(ManifestError::Hash { carried: manifest.hash, actual: actual.0 });
+        }
+        Ok(manifest)
+    }
+
+    /// The manifest's own hash, as an id.
+    pub fn id(&self) -> ManifestHash {
+        ManifestHash(self.hash.clone())
+    }
+
+    /// The workflows that `event` starts, by name.
+    pub fn subscribers(&self, event: &str) -> Vec<&str> {
+        self.workflows
+            .iter()
+            .filter(|(_, workflow)| {
+                matches!(workflow.entry_trigger(), Some(Trigger::Event { event: on }) if on == event)
+            })
+            .map(|(name, _)| name.as_str())
+            .collect()
+    }
+}
+
+/// What `registry.yml` declares.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Registry {
+    /// Sandboxes by name.
+    pub sandboxes: BTreeMap<String, Sandbox>,
+    /// Agents by name, defaults merged in.
+    pub agents: BTreeMap<String, Agent>,
+    /// Event contracts by name, used built-ins included.
+    pub events: BTreeMap<String, Contract>,
+    /// Caps on spend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// Where an agent works.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Sandbox {
+    /// `local`, `docker`, `daytona` or `fargate`.
+    pub provider: String,
+    /// How the image is made; the keys are the provider's.
+    pub image: BTreeMap<String, Value>,
+    /// Hosts the sandbox may reach; empty means no restriction was asked for.
+    pub network: Vec<String>,
+    /// Files with environment variables, relative to the project root. Only
+    /// the paths are here; the values never enter the manifest.
+    pub env_file: Vec<String>,
+    /// Repositories cloned into the workspace.
+    pub repos: Vec<Repo>,
+}
+
+/// A repository to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Repo {
+    /// A clone URL, or `owner/name` on GitHub.
+    pub url: String,
+    /// Branch, tag or commit.
+    pub r#ref: Option<String>,
+    /// Where in the workspace; the repository's name when absent.
+    pub path: Option<String>,
+    /// Commits of history; `null` is all of it.
+    pub depth: Option<u32>,
+}
+
+/// Who does a step's work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Agent {
+    /// What drives the work.
+    pub harness: Harness,
+    /// The model's id as authored; none for `command`.
+    pub model: Option<String>,
+    /// The sandbox's name.
+    pub sandbox: Option<String>,
+    /// Names of skills.
+    pub skills: Vec<String>,
+    /// Tools the agent may use; empty means all that the harness has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+}
+
+/// What drives a step's work inside the sandbox.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Harness {
+    /// Anthropic's Claude Code.
+    ClaudeCode,
+    /// OpenAI's Codex.
+    Codex,
+    /// opencode.
+    Opencode,
+    /// The step's body is a shell script.
+    Command,
+    /// The built-in agent loop.
+    Loop,
+}
+
+impl Harness {
+    /// All of them, in the order the documentation lists them.
+    pub const ALL: [Self; 5] =
+        [Self::ClaudeCode, Self::Codex, Self::Opencode, Self::Command, Self::Loop];
+
+    /// The name as written in a project.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClaudeCode => "claude-code",
+            Self::Codex => "codex",
+            Self::Opencode => "opencode",
+            Self::Command => "command",
+            Self::Loop => "loop",
+        }
+    }
+
+    /// The harness with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|harness| harness.name() == name)
+    }
+}
+
+impl fmt::Display for Harness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Declared fields: of an event, or of a step's output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Contract {
+    /// Field name to JSON Schema.
+    pub fields: BTreeMap<String, Value>,
+    /// The fields that may be absent.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub optional: BTreeSet<String>,
+}
+
+/// Caps on spend, in US dollars.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Limits {
+    /// For everything one outside event sets off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cascade_spend: Option<Usd>,
+    /// Per run of a workflow.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub workflows: BTreeMap<String, WorkflowLimit>,
+}
+
+/// The cap of one workflow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkflowLimit {
+    /// The cap.
+    pub spend: Usd,
+}
+
+/// An amount of US dollars.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Usd {
+    /// Dollars.
+    pub usd: f64,
+}
+
+/// Steps wired by `after`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Workflow {
+    /// The step with the trigger.
+    pub entry: Option<String>,
+    /// Steps by name.
+    pub steps: BTreeMap<String, Step>,
+}
+
+impl Workflow {
+    /// What starts the workflow.
+    pub fn entry_trigger(&self) -> Option<&Trigger> {
+        self.steps.get(self.entry.as_ref()?)?.trigger.as_ref()
+    }
+}
+
+/// One Markdown file under `workflows/<workflow>/`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Step {
+    /// `<workflow>/<step>`.
+    pub id: String,
+    /// What starts it; only the entry step has one.
+    pub trigger: Option<Trigger>,
+    /// The steps whose success it waits for.
+    pub after: Vec<String>,
+    /// The agent's name.
+    pub agent: Option<String>,
+    /// Declared output fields: name to JSON Schema.
+    pub output: BTreeMap<String, Value>,
+    /// The output fields that may be absent.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub output_optional: BTreeSet<String>,
+    /// Events it emits when it succeeds.
+    pub emits: Vec<String>,
+    /// Its limits.
+    pub budget: Option<Budget>,
+    /// The prompt, or the script of a `command` step.
+    pub body: String,
+    /// The references in the body, in order.
+    pub refs: Vec<Ref>,
+}
+
+impl Step {
+    /// The declared output as a contract.
+    pub fn output_contract(&self) -> Contract {
+        Contract { fields: self.output.clone(), optional: self.output_optional.clone() }
+    }
+}
+
+/// What starts a workflow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Trigger {
+    /// A registered event.
+    Event {
+        /// Its name.
+        event: String,
+    },
+    /// A schedule in unix cron's five fields.
+    Cron {
+        /// The five fields.
+        expr: String,
+        /// IANA zone; UTC when absent.
+        tz: Option<String>,
+    },
+}
+
+/// Limits of one step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Budget {
+    /// Minutes for one attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_clock: Option<i64>,
+    /// Dollars for one attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend: Option<BTreeMap<String, Value>>,
+    /// Days; recorded only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<i64>,
+    /// Days; recorded only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<i64>,
+    /// Model tokens for one attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Model turns for one attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<u32>,
+}
+
+impl Budget {
+    /// The dollars one attempt may spend, if capped.
+    pub fn usd(&self) -> Option<f64> {
+        self.spend.as_ref()?.get("usd")?.as_f64().filter(|usd| *usd > 0.0)
+    }
+
+    /// The seconds one attempt may take, if capped.
+    pub fn wall_clock_seconds(&self) -> Option<u64> {
+        u64::try_from(self.wall_clock?).ok().filter(|m| *m > 0).map(|m| m.saturating_mul(60))
+    }
+}
+
+/// A `{{ producer.field }}` in a body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ref {
+    /// `event`, or a step named in `after`.
+    pub producer: String,
+    /// A declared field of it.
+    pub field: String,
+    /// The text in the body, braces included.
+    pub raw: String,
+}
+
+/// What turns the outside world into events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Sensor {
+    /// Unique in the project.
+    pub name: String,
+    /// What wakes it.
+    pub trigger: SensorTrigger,
+    /// The event it emits.
+    pub emits: String,
+    /// Where its code is.
+    pub source: SensorSource,
+    /// For a built-in: `github` or `sentry`.
+    #[serde(default)]
+    pub provider: Option<String>,
+    /// Dotted module (`sensors.hooks`) of a Python sensor; the path of others.
+    #[serde(default)]
+    pub module: Option<String>,
+    /// The function's name.
+    #[serde(default, rename = "fn")]
+    pub function: Option<String>,
+}
+
+/// What wakes a sensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SensorTrigger {
+    /// `POST` to a path.
+    Webhook {
+        /// The path, with its leading `/`.
+        path: String,
+        /// How deliveries are verified.
+        verify: Option<VerifyScheme>,
+    },
+    /// A period.
+    Poll {
+        /// `30s`, `5m`, `2h`, `1d`.
+        interval: String,
+    },
+}
+
+/// What a sensor is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SensorSource {
+    /// A Python function of the project.
+    Module,
+    /// A TypeScript function of the project.
+    Typescript,
+    /// A shell script of the project.
+    Shell,
+    /// Comes with Loopy.
+    Builtin,
+}
+
+/// How a webhook's deliveries are verified.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyScheme {
+    /// `X-Hub-Signature-256`.
+    Github,
+    /// `Sentry-Hook-Signature`.
+    Sentry,
+    /// `X-Slack-Signature`.
+    Slack,
+    /// `Stripe-Signature`.
+    Stripe,
+    /// `Linear-Signature`.
+    Linear,
+    /// Standard Webhooks (`webhook-signature`).
+    Standard,
+    /// Opted out by name.
+    None,
+}
+
+impl VerifyScheme {
+    /// All of them, in the order the documentation lists them.
+    pub const ALL: [Self; 7] = [
+        Self::Github,
+        Self::Sentry,
+        Self::Slack,
+        Self::Stripe,
+        Self::Linear,
+        Self::Standard,
+        Self::None,
+    ];
+
+    /// The name as written in a project.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Github => "github",
+            Self::Sentry => "sentry",
+            Self::Slack => "slack",
+            Self::Stripe => "stripe",
+            Self::Linear => "linear",
+            Self::Standard => "standard",
+            Self::None => "none",
+        }
+    }
+
+    /// The scheme with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| scheme.name() == name)
+    }
+
+    /// The variable that holds the secret (several are separated by spaces, for
+    /// rotation): `GITHUB_WEBHOOK_SECRET` and so on; none for [`Self::None`].
+    pub fn secret_variable(self) -> Option<String> {
+        (self != Self::None).then(|| format!("{}_WEBHOOK_SECRET", self.name().to_uppercase()))
+    }
+}
+
+/// Who produces and consumes each event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lineage {
+    /// Events with at least one producer or consumer.
+    pub events: BTreeMap<String, EventLineage>,
+}
+
+/// Who produces and consumes one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventLineage {
+    /// Sensor names and step ids, sorted.
+    pub producers: BTreeSet<String>,
+    /// Step ids, sorted.
+    pub consumers: BTreeSet<String>,
+}

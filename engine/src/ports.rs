@@ -1,0 +1,278 @@
+//! The ports: what the engine needs of a home. Both homes and the in-memory
+//! one implement these and nothing else; the engine knows no home.
+
+use crate::message::{Message, QueueName};
+use crate::run::{Run, RunSummary};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use loopy_contract::event::Event;
+use loopy_contract::ids::{ManifestHash, RunId};
+use loopy_contract::manifest::{Manifest, Sandbox, Sensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A port did not do what was asked; the same call may succeed later.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct PortError {
+    /// What was attempted (`read run greet-1a2b`).
+    pub what: String,
+    /// What the other side said.
+    pub why: String,
+}
+
+impl PortError {
+    /// An error from anything that prints.
+    pub fn new(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// The time. Injected so that tests and the simulation own it.
+pub trait Clock: Send + Sync {
+    /// The present moment.
+    fn now(&self) -> Timestamp;
+}
+
+/// A run as stored, with the version a commit must name.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The run.
+    pub run: Run,
+    /// Grows by one with each commit; the first is 1.
+    pub version: u64,
+}
+
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// Durable, under this version.
+    Done(u64),
+    /// Someone else committed in between (or created the run): load again.
+    Conflict,
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default)]
+pub struct RunFilter {
+    /// Only this workflow's.
+    pub workflow: Option<String>,
+    /// Only those with this status name (`running`, `succeeded`, `failed`).
+    pub status: Option<String>,
+    /// At most this many, newest first.
+    pub limit: usize,
+}
+
+/// Run state. One conditional write a transition; nothing is durable until
+/// `create` or `commit` gives back [`Commit::Done`].
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The run, if there is one; always the last committed state.
+    async fn load(&self, id: &RunId) -> Result<Option<Stored>, PortError>;
+    /// Writes a run that must not exist yet, as version 1.
+    async fn create(&self, run: &Run) -> Result<Commit, PortError>;
+    /// Writes the run if the stored version is still `version`.
+    async fn commit(&self, run: &Run, version: u64) -> Result<Commit, PortError>;
+    /// Runs, newest first by creation.
+    async fn list(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError>;
+    /// Whether this delivery was marked as accepted within the last days.
+    async fn seen(&self, delivery: &str) -> Result<bool, PortError>;
+    /// Marks a delivery as accepted, until `expires`.
+    async fn mark_seen(&self, delivery: &str, expires: Timestamp) -> Result<(), PortError>;
+    /// Reads a watermark (last run of a schedule or poll).
+    async fn watermark(&self, name: &str) -> Result<Option<Timestamp>, PortError>;
+    /// Writes a watermark.
+    async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError>;
+}
+
+/// Durable queues, at least once, in no promised order.
+#[async_trait]
+pub trait Queues: Send + Sync {
+    /// Sends; durable when it returns. Not visible to receivers for `delay`
+    /// (at most 15 minutes).
+    async fn send(&self, message: &Message, delay: Duration) -> Result<(), PortError>;
+    /// Puts what can never be processed into the queue's dead-letter queue,
+    /// with the reason beside it.
+    async fn bury(&self, queue: QueueName, body: &str, reason: &str) -> Result<(), PortError>;
+}
+
+/// The bus: takes events, hands each that has a subscriber to the event queue.
+#[async_trait]
+pub trait Bus: Send + Sync {
+    /// Publishes; durable when it returns. Publishing an id again is harmless:
+    /// the runs it starts have derived ids.
+    async fn publish(&self, event: &Event) -> Result<(), PortError>;
+}
+
+/// One-shot timers that put a message into a queue.
+#[async_trait]
+pub trait Timers: Send + Sync {
+    /// Arms the timer `key`; arming it again with the same key changes nothing.
+    async fn arm(&self, key: &str, at: Timestamp, message: &Message) -> Result<(), PortError>;
+    /// Disarms it; unknown or fired keys are fine.
+    async fn disarm(&self, key: &str) -> Result<(), PortError>;
+}
+
+/// Manifests by content hash, so that a run keeps the one it began with.
+#[async_trait]
+pub trait Manifests: Send + Sync {
+    /// The manifest that new runs begin with.
+    async fn current(&self) -> Result<Arc<Manifest>, PortError>;
+    /// The manifest with this hash.
+    async fn get(&self, hash: &ManifestHash) -> Result<Arc<Manifest>, PortError>;
+    /// A skill or sensor file by content hash.
+    async fn file(&self, hash: &str) -> Result<Vec<u8>, PortError>;
+}
+
+/// Secret values, looked up when needed and never stored by the engine.
+#[async_trait]
+pub trait Secrets: Send + Sync {
+    /// The environment of a sandbox, from its `env_file`s.
+    async fn sandbox_env(
+        &self,
+        name: &str,
+        sandbox: &Sandbox,
+    ) -> Result<BTreeMap<String, String>, PortError>;
+    /// The values of a webhook secret variable, newest first; empty when unset.
+    async fn webhook_secrets(&self, variable: &str) -> Result<Vec<String>, PortError>;
+    /// The key that attempt tokens are derived from.
+    async fn token_key(&self) -> Result<Vec<u8>, PortError>;
+}
+
+/// What a sandbox is launched for.
+#[derive(Clone, Debug)]
+pub struct LaunchSpec {
+    /// The run's id.
+    pub run: RunId,
+    /// The step's name in its workflow.
+    pub step: String,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// The client token: the same for every launch of this attempt, `[a-z0-9-]`,
+    /// at most 40 characters. A second launch under it finds the first one.
+    pub client_token: String,
+    /// The sandbox's name in the registry.
+    pub name: String,
+    /// Its definition.
+    pub sandbox: Sandbox,
+    /// Bearer token of the attempt.
+    pub token: String,
+    /// How long the attempt may live.
+    pub time_limit: Duration,
+}
+
+/// A launched sandbox, as the run remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRef {
+    /// `local`, `daytona`, …
+    pub provider: String,
+    /// The provider's id for it.
+    pub id: String,
+}
+
+/// How far a launch has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Launch {
+    /// The runner has been started.
+    Started(SandboxRef),
+    /// Still under way; call `launch` again with the same spec after this long.
+    Pending(Duration),
+}
+
+/// A launch that did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Trying again will not help (no such image, bad key, build failed).
+    #[error("{0}")]
+    Refused(String),
+    /// It may help (network, rate limit, provider trouble).
+    #[error(transparent)]
+    Trouble(#[from] PortError),
+}
+
+/// Whether a sandbox still lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxState {
+    /// It does, as far as the provider knows.
+    Alive,
+    /// It ended or was removed.
+    Gone,
+}
+
+/// Sandbox providers.
+#[async_trait]
+pub trait Sandboxes: Send + Sync {
+    /// Launches, or goes on with a launch under the same client token. Returns
+    /// within seconds; what takes longer is [`Launch::Pending`].
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Launch, LaunchError>;
+    /// Ends and removes a sandbox; one that is gone already is fine.
+    async fn stop(&self, sandbox: &SandboxRef) -> Result<(), PortError>;
+    /// Looks after one.
+    async fn state(&self, sandbox: &SandboxRef) -> Result<SandboxState, PortError>;
+}
+
+/// What wakes a sensor: a webhook's request, or a poll's tick.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SensorCall {
+    /// A verified delivery.
+    Request {
+        /// `POST`.
+        method: String,
+        /// The path, with its leading `/`.
+        path: String,
+        /// The raw query string; empty when there is none.
+        query: String,
+        /// Header names in lower case.
+        headers: BTreeMap<String, String>,
+        /// Base64 of the raw body.
+        body_base64: String,
+    },
+    /// A poll.
+    Tick {
+        /// RFC 3339.
+        scheduled_at: Timestamp,
+        /// RFC 3339; the tick before this one.
+        last_run: Timestamp,
+    },
+}
+
+/// An event as a sensor gave it back, not yet checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sensed {
+    /// The event's name.
+    pub event: String,
+    /// Its fields.
+    pub fields: Map<String, Value>,
+}
+
+/// A sensor's code failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SensorError {
+    /// The code raised an error; the text is its own.
+    #[error("sensor `{sensor}` failed: {message}")]
+    Raised {
+        /// The sensor's name.
+        sensor: String,
+        /// The error with the end of its trace.
+        message: String,
+    },
+    /// The code could not be reached.
+    #[error(transparent)]
+    Trouble(#[from] PortError),
+}
+
+/// The project's sensor code, run outside the engine's process.
+#[async_trait]
+pub trait SensorCode: Send + Sync {
+    /// Calls the sensor and gives back every event it made.
+    async fn call(
+        &self,
+        manifest: &Manifest,
+        sensor: &Sensor,
+        call: &SensorCall,
+    ) -> Result<Vec<Sensed>, SensorError>;
+}
