@@ -138,6 +138,8 @@ pub trait Secrets: Send + Sync {
     ) -> Result<BTreeMap<String, String>, PortError>;
     /// The values of a webhook secret variable, newest first; empty when unset.
     async fn webhook_secrets(&self, variable: &str) -> Result<Vec<String>, PortError>;
+    /// The engine's own credentials: `DAYTONA_API_KEY` and its like.
+    async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError>;
     /// The key that attempt tokens are derived from.
     async fn token_key(&self) -> Result<Vec<u8>, PortError>;
 }
