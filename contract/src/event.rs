@@ -35,7 +35,15 @@ impl Event {
         emitted_at: Timestamp,
     ) -> Self {
         let cascade = CascadeId(id.0.clone());
-        Self { id, name, fields, source, emitted_at, cascade, depth: 0 }
+        Self {
+            id,
+            name,
+            fields,
+            source,
+            emitted_at,
+            cascade,
+            depth: 0,
+        }
     }
 }
 

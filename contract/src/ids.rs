@@ -71,26 +71,38 @@ id!(
 impl RunId {
     /// The run that `event` starts in `workflow`.
     pub fn derive(workflow: &str, event: &EventId) -> Self {
-        Self(format!("{workflow}-{}", derive(&["run", workflow, event.as_str()], 16)))
+        Self(format!(
+            "{workflow}-{}",
+            derive(&["run", workflow, event.as_str()], 16)
+        ))
     }
 }
 
 impl EventId {
     /// The `index`-th event that `sensor` made of one delivery.
     pub fn from_delivery(sensor: &str, delivery: &str, index: usize) -> Self {
-        Self(format!("evt-{}", derive(&["delivery", sensor, delivery, &index.to_string()], 24)))
+        Self(format!(
+            "evt-{}",
+            derive(&["delivery", sensor, delivery, &index.to_string()], 24)
+        ))
     }
 
     /// The event called `name` that one attempt of a step emitted.
     pub fn from_attempt(run: &RunId, step: &str, attempt: u32, name: &str) -> Self {
         Self(format!(
             "evt-{}",
-            derive(&["emit", run.as_str(), step, &attempt.to_string(), name], 24)
+            derive(
+                &["emit", run.as_str(), step, &attempt.to_string(), name],
+                24
+            )
         ))
     }
 
     /// The tick of `step`'s schedule at `scheduled_at` (RFC 3339).
     pub fn from_tick(step: &str, scheduled_at: &str) -> Self {
-        Self(format!("tick-{}", derive(&["tick", step, scheduled_at], 24)))
+        Self(format!(
+            "tick-{}",
+            derive(&["tick", step, scheduled_at], 24)
+        ))
     }
 }

@@ -46,13 +46,17 @@ pub enum ManifestError {
     #[error("this is not a manifest: {0}")]
     Shape(#[from] serde_json::Error),
     /// Written by a compiler with another schema version.
-    #[error("the manifest has schema version {found}, this build reads {SCHEMA_VERSION}; compile the project again")]
+    #[error(
+        "the manifest has schema version {found}, this build reads {SCHEMA_VERSION}; compile the project again"
+    )]
     Version {
         /// The version it carries.
         found: String,
     },
     /// The content is not what its hash says.
-    #[error("the manifest carries hash {carried}, but its content has {actual}; compile the project again")]
+    #[error(
+        "the manifest carries hash {carried}, but its content has {actual}; compile the project again"
+    )]
     Hash {
         /// The hash in the file.
         carried: String,
@@ -97,14 +101,22 @@ impl Manifest {
     /// [`ManifestError`] says which of the three checks failed.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ManifestError> {
         let value: Value = serde_json::from_slice(bytes)?;
-        let version = value.get("schema_version").and_then(Value::as_str).unwrap_or("none");
+        let version = value
+            .get("schema_version")
+            .and_then(Value::as_str)
+            .unwrap_or("none");
         if version != SCHEMA_VERSION {
-            return Err(ManifestError::Version { found: version.to_owned() });
+            return Err(ManifestError::Version {
+                found: version.to_owned(),
+            });
         }
         let manifest: Self = serde_json::from_value(value)?;
         let actual = manifest.content_hash();
         if manifest.hash != actual.0 {
-            return Err(ManifestError::Hash { carried: manifest.hash, actual: actual.0 });
+            return Err(ManifestError::Hash {
+                carried: manifest.hash,
+                actual: actual.0,
+            });
         }
         Ok(manifest)
     }
@@ -205,8 +217,13 @@ pub enum Harness {
 
 impl Harness {
     /// All of them, in the order the documentation lists them.
-    pub const ALL: [Self; 5] =
-        [Self::ClaudeCode, Self::Codex, Self::Opencode, Self::Command, Self::Loop];
+    pub const ALL: [Self; 5] = [
+        Self::ClaudeCode,
+        Self::Codex,
+        Self::Opencode,
+        Self::Command,
+        Self::Loop,
+    ];
 
     /// The name as written in a project.
     pub fn name(self) -> &'static str {
@@ -311,7 +328,10 @@ pub struct Step {
 impl Step {
     /// The declared output as a contract.
     pub fn output_contract(&self) -> Contract {
-        Contract { fields: self.output.clone(), optional: self.output_optional.clone() }
+        Contract {
+            fields: self.output.clone(),
+            optional: self.output_optional.clone(),
+        }
     }
 }
 
@@ -359,12 +379,19 @@ pub struct Budget {
 impl Budget {
     /// The dollars one attempt may spend, if capped.
     pub fn usd(&self) -> Option<f64> {
-        self.spend.as_ref()?.get("usd")?.as_f64().filter(|usd| *usd > 0.0)
+        self.spend
+            .as_ref()?
+            .get("usd")?
+            .as_f64()
+            .filter(|usd| *usd > 0.0)
     }
 
     /// The seconds one attempt may take, if capped.
     pub fn wall_clock_seconds(&self) -> Option<u64> {
-        u64::try_from(self.wall_clock?).ok().filter(|m| *m > 0).map(|m| m.saturating_mul(60))
+        u64::try_from(self.wall_clock?)
+            .ok()
+            .filter(|m| *m > 0)
+            .map(|m| m.saturating_mul(60))
     }
 }
 

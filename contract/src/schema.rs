@@ -7,8 +7,11 @@ use serde_json::{Map, Value, json};
 
 /// The JSON Schema of an object with these fields and no others.
 pub fn object_schema(contract: &Contract) -> Value {
-    let required: Vec<&String> =
-        contract.fields.keys().filter(|name| !contract.optional.contains(*name)).collect();
+    let required: Vec<&String> = contract
+        .fields
+        .keys()
+        .filter(|name| !contract.optional.contains(*name))
+        .collect();
     json!({
         "type": "object",
         "properties": contract.fields,
@@ -31,16 +34,27 @@ pub fn field_violations(contract: &Contract, fields: &Map<String, Value>) -> Vec
 
 /// Whether `schema` is itself a valid JSON Schema; the text says what is wrong.
 pub fn schema_error(schema: &Value) -> Option<String> {
-    jsonschema::options().should_validate_formats(true).build(schema).err().map(|e| e.to_string())
+    jsonschema::options()
+        .should_validate_formats(true)
+        .build(schema)
+        .err()
+        .map(|e| e.to_string())
 }
 
 fn check(schema: &Value, value: &Value) -> Vec<String> {
-    match jsonschema::options().should_validate_formats(true).build(schema) {
+    match jsonschema::options()
+        .should_validate_formats(true)
+        .build(schema)
+    {
         Ok(validator) => validator
             .iter_errors(value)
             .map(|error| {
                 let place = error.instance_path().to_string();
-                if place.is_empty() { error.to_string() } else { format!("{place}: {error}") }
+                if place.is_empty() {
+                    error.to_string()
+                } else {
+                    format!("{place}: {error}")
+                }
             })
             .collect(),
         Err(error) => vec![format!("the declared schema is not valid: {error}")],
@@ -71,14 +85,26 @@ mod tests {
 
     #[test]
     fn each_violation_names_its_place() {
-        let found = violations(&contract(), &json!({"verdict": "maybe", "count": "3", "link": "no"}));
+        let found = violations(
+            &contract(),
+            &json!({"verdict": "maybe", "count": "3", "link": "no"}),
+        );
         assert_eq!(found.len(), 3, "{found:?}");
-        assert!(found.iter().any(|v| v.starts_with("/verdict: ")), "{found:?}");
+        assert!(
+            found.iter().any(|v| v.starts_with("/verdict: ")),
+            "{found:?}"
+        );
     }
 
     #[test]
     fn missing_and_extra_fields_are_violations() {
-        assert_eq!(violations(&contract(), &json!({"verdict": "pass"})).len(), 1);
-        assert_eq!(violations(&contract(), &json!({"verdict": "pass", "count": 1, "x": 1})).len(), 1);
+        assert_eq!(
+            violations(&contract(), &json!({"verdict": "pass"})).len(),
+            1
+        );
+        assert_eq!(
+            violations(&contract(), &json!({"verdict": "pass", "count": 1, "x": 1})).len(),
+            1
+        );
     }
 }

@@ -1,5 +1,25 @@
-//! The engine: one pure transition, one driver, the ports a home fills.
+//! The engine: one pure transition, one driver, the handlers that both homes
+//! call, and the ports a home fills. It does no IO, reads no clock and draws no
+//! random number of its own.
 
+mod builtin;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod driver;
+mod handlers;
+pub mod memory;
 pub mod message;
 pub mod ports;
 pub mod run;
+pub mod schedule;
+pub mod sensor_host;
+mod token;
+pub mod transition;
+mod unsupported;
+mod verify;
+
+pub use handlers::{
+    Answer, Engine, MAX_BODY_BYTES, ProcessError, ReportRequest, SubmitError, WebhookRequest,
+};
+pub use ports::Ports;
+pub use unsupported::{HARNESSES, PROVIDERS, unsupported};

@@ -27,7 +27,10 @@ pub struct PortError {
 impl PortError {
     /// An error from anything that prints.
     pub fn new(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
-        Self { what: what.into(), why: why.to_string() }
+        Self {
+            what: what.into(),
+            why: why.to_string(),
+        }
     }
 }
 
@@ -277,4 +280,26 @@ pub trait SensorCode: Send + Sync {
         sensor: &Sensor,
         call: &SensorCall,
     ) -> Result<Vec<Sensed>, SensorError>;
+}
+
+/// The ports of one home, as the engine takes them.
+pub struct Ports {
+    /// Run state.
+    pub store: Arc<dyn Store>,
+    /// Queues.
+    pub queues: Arc<dyn Queues>,
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// One-shot timers.
+    pub timers: Arc<dyn Timers>,
+    /// Manifests and files.
+    pub manifests: Arc<dyn Manifests>,
+    /// Secrets.
+    pub secrets: Arc<dyn Secrets>,
+    /// Sandbox providers.
+    pub sandboxes: Arc<dyn Sandboxes>,
+    /// Sensor code.
+    pub sensor_code: Arc<dyn SensorCode>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
 }

@@ -1,0 +1,208 @@
+//! What the functions do, once for both homes. A Lambda function decodes its
+//! event and calls one of these; the local worker does the same with a message
+//! out of SQLite.
+
+mod report;
+mod sensor;
+mod start;
+mod webhook;
+
+pub use report::ReportRequest;
+pub use webhook::{MAX_BODY_BYTES, WebhookRequest};
+
+use crate::driver::Driver;
+use crate::message::{Message, QueueName};
+use crate::ports::{PortError, Ports};
+use crate::run::Run;
+use crate::transition::Input;
+use loopy_contract::event::Event;
+use loopy_contract::ids::RunId;
+use loopy_contract::schema;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// An answer to an HTTP request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON body.
+    pub body: Value,
+}
+
+impl Answer {
+    fn refused(status: u16, error: impl Into<String>) -> Self {
+        Self {
+            status,
+            body: json!({ "error": error.into() }),
+        }
+    }
+}
+
+/// A message that was not processed and has to come again.
+#[derive(Debug, thiserror::Error)]
+#[error("message on {queue} left for redelivery: {cause}")]
+pub struct ProcessError {
+    /// The queue it is on.
+    pub queue: QueueName,
+    /// What went wrong.
+    #[source]
+    pub cause: PortError,
+}
+
+/// An event that was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The registry does not have it.
+    #[error("the project has no event `{name}`; it has {}", known.join(", "))]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// Its fields break the contract.
+    #[error("event `{name}` breaks its contract: {}", violations.join("; "))]
+    Contract {
+        /// The event's name.
+        name: String,
+        /// Each violation.
+        violations: Vec<String>,
+    },
+    /// It could not be handed on.
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// The engine over the ports of one home.
+#[derive(Clone)]
+pub struct Engine {
+    ports: Arc<Ports>,
+    driver: Driver,
+}
+
+impl Engine {
+    /// An engine over these ports.
+    pub fn new(ports: Ports) -> Self {
+        let ports = Arc::new(ports);
+        Self {
+            driver: Driver {
+                ports: Arc::clone(&ports),
+            },
+            ports,
+        }
+    }
+
+    /// Checks an event against the current manifest and puts it on the bus.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; the event is then not accepted.
+    pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
+        let manifest = self.ports.manifests.current().await?;
+        let Some(contract) = manifest.registry.events.get(&event.name) else {
+            return Err(SubmitError::Unknown {
+                name: event.name.clone(),
+                known: manifest.registry.events.keys().cloned().collect(),
+            });
+        };
+        let violations = schema::field_violations(contract, &event.fields);
+        if !violations.is_empty() {
+            return Err(SubmitError::Contract {
+                name: event.name.clone(),
+                violations,
+            });
+        }
+        Ok(self.ports.bus.publish(event).await?)
+    }
+
+    /// Does what one queue message asks for. `Ok` means it may be acknowledged.
+    /// What can never be processed is buried here, with its reason.
+    ///
+    /// # Errors
+    /// [`ProcessError`]: leave the message for redelivery.
+    pub async fn process(&self, queue: QueueName, body: &str) -> Result<(), ProcessError> {
+        let outcome = match serde_json::from_str::<Message>(body) {
+            Ok(message) if message.queue() == queue => self.dispatch(message).await,
+            Ok(message) => Ok(Some(format!(
+                "a message for {} came on {queue}",
+                message.queue()
+            ))),
+            Err(error) => Ok(Some(format!("not a message of this version: {error}"))),
+        };
+        let buried = match outcome {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => {
+                tracing::error!(%queue, reason, "message buried in the dead-letter queue");
+                self.ports.queues.bury(queue, body, &reason).await
+            }
+            Err(cause) => Err(cause),
+        };
+        buried.map_err(|cause| {
+            tracing::warn!(%queue, error = %cause, "message left for redelivery");
+            ProcessError { queue, cause }
+        })
+    }
+
+    /// `Ok(Some(reason))`: it can never be processed.
+    async fn dispatch(&self, message: Message) -> Result<Option<String>, PortError> {
+        match message {
+            Message::Delivery(delivery) => self.sense_delivery(delivery).await,
+            Message::Poll {
+                sensor,
+                scheduled_at,
+            } => self.sense_poll(sensor, scheduled_at).await,
+            Message::Event(event) => self.start_event(event).await,
+            Message::Cron { step, scheduled_at } => self.start_cron(step, scheduled_at).await,
+            Message::Handoff { run, step, attempt } => {
+                self.apply(&run, Input::Handoff { step, attempt }).await
+            }
+            Message::TimeLimit { run, step, attempt } => {
+                self.apply(&run, Input::TimeLimit { step, attempt }).await
+            }
+            Message::Stop { sandbox } => {
+                self.ports.sandboxes.stop(&sandbox).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn apply(&self, run: &RunId, input: Input) -> Result<Option<String>, PortError> {
+        let found = self.driver.apply(run, input).await?;
+        Ok(found.is_none().then(|| format!("there is no run {run}")))
+    }
+
+    /// Tells the engine that an attempt's sandbox ended without a report.
+    /// An attempt that is over already is left as it is.
+    ///
+    /// # Errors
+    /// When a port fails; call again.
+    pub async fn lost(&self, run: &RunId, step: &str, attempt: u32) -> Result<(), PortError> {
+        self.driver
+            .apply(
+                run,
+                Input::Lost {
+                    step: step.to_owned(),
+                    attempt,
+                },
+            )
+            .await
+            .map(|_| ())
+    }
+
+    /// Performs whatever effects a run has pending. For a home whose process
+    /// died: some inputs (a report over HTTP) have no message that comes again.
+    ///
+    /// # Errors
+    /// When a port fails; call again.
+    pub async fn resume(&self, run: &RunId) -> Result<(), PortError> {
+        self.driver.resume(run).await
+    }
+
+    /// A run's last committed state.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn run(&self, id: &RunId) -> Result<Option<Run>, PortError> {
+        Ok(self.ports.store.load(id).await?.map(|stored| stored.run))
+    }
+}

@@ -1,0 +1,248 @@
+//! Webhook signatures, over the raw bytes and in constant time. Several secrets
+//! may hold at once, so that one can be rotated without losing a delivery.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
+use loopy_contract::manifest::VerifyScheme;
+use sha2::Sha256;
+use std::collections::BTreeMap;
+
+/// How far a signed time stamp may be from now, in seconds (Stripe, Slack and
+/// Standard Webhooks all recommend five minutes).
+pub(crate) const TOLERANCE_SECONDS: i64 = 300;
+
+/// Why a delivery was refused. Only for our own log; the sender hears 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// The scheme's header is missing.
+    #[error("the signature header is missing")]
+    Missing,
+    /// The header does not have the scheme's form.
+    #[error("the signature header has another form")]
+    Form,
+    /// The signed time is too far from now.
+    #[error("the signed time stamp is too old or lies ahead")]
+    Stale,
+    /// No secret gives this signature.
+    #[error("the signature does not match")]
+    Mismatch,
+}
+
+/// Checks a delivery. [`VerifyScheme::None`] always holds.
+///
+/// # Errors
+/// [`Refused`] says which check failed.
+pub(crate) fn verify(
+    scheme: VerifyScheme,
+    secrets: &[String],
+    headers: &BTreeMap<String, String>,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), Refused> {
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .map(String::as_str)
+            .ok_or(Refused::Missing)
+    };
+    match scheme {
+        VerifyScheme::None => Ok(()),
+        // docs.github.com: Validating webhook deliveries
+        VerifyScheme::Github => {
+            let hex = header("x-hub-signature-256")?
+                .strip_prefix("sha256=")
+                .ok_or(Refused::Form)?;
+            any(secrets, &[body], &[from_hex(hex)?])
+        }
+        // docs.sentry.io: Integration platform, webhooks
+        VerifyScheme::Sentry => any(
+            secrets,
+            &[body],
+            &[from_hex(header("sentry-hook-signature")?)?],
+        ),
+        // linear.app/developers/webhooks
+        VerifyScheme::Linear => any(secrets, &[body], &[from_hex(header("linear-signature")?)?]),
+        // docs.slack.dev: Verifying requests from Slack
+        VerifyScheme::Slack => {
+            let time = header("x-slack-request-timestamp")?;
+            fresh(time, now)?;
+            let hex = header("x-slack-signature")?
+                .strip_prefix("v0=")
+                .ok_or(Refused::Form)?;
+            any(
+                secrets,
+                &[b"v0:", time.as_bytes(), b":", body],
+                &[from_hex(hex)?],
+            )
+        }
+        // docs.stripe.com/webhooks: Verify webhook signatures manually
+        VerifyScheme::Stripe => {
+            let parts = header("stripe-signature")?
+                .split(',')
+                .filter_map(|p| p.split_once('='));
+            let (mut time, mut signatures) = (None, Vec::new());
+            for (key, value) in parts {
+                match key.trim() {
+                    "t" => time = Some(value),
+                    "v1" => signatures.push(from_hex(value)?),
+                    _ => {}
+                }
+            }
+            let time = time.ok_or(Refused::Form)?;
+            fresh(time, now)?;
+            any(secrets, &[time.as_bytes(), b".", body], &signatures)
+        }
+        // standardwebhooks.com specification, symmetric signatures (v1)
+        VerifyScheme::Standard => {
+            let (id, time) = (header("webhook-id")?, header("webhook-timestamp")?);
+            fresh(time, now)?;
+            let signatures: Vec<Vec<u8>> = header("webhook-signature")?
+                .split_whitespace()
+                .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok())
+                .collect();
+            let keys: Vec<Vec<u8>> = secrets
+                .iter()
+                .map(|secret| {
+                    let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
+                    STANDARD
+                        .decode(encoded)
+                        .unwrap_or_else(|_| secret.as_bytes().to_vec())
+                })
+                .collect();
+            let signed = [id.as_bytes(), b".", time.as_bytes(), b".", body];
+            any_key(keys.iter().map(Vec::as_slice), &signed, &signatures)
+        }
+    }
+}
+
+fn any(secrets: &[String], signed: &[&[u8]], signatures: &[Vec<u8>]) -> Result<(), Refused> {
+    any_key(secrets.iter().map(String::as_bytes), signed, signatures)
+}
+
+fn any_key<'a>(
+    keys: impl Iterator<Item = &'a [u8]>,
+    signed: &[&[u8]],
+    signatures: &[Vec<u8>],
+) -> Result<(), Refused> {
+    if signatures.is_empty() {
+        return Err(Refused::Form);
+    }
+    for key in keys {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+            continue;
+        };
+        signed.iter().for_each(|part| mac.update(part));
+        // `verify_slice` compares in constant time.
+        if signatures
+            .iter()
+            .any(|signature| mac.clone().verify_slice(signature).is_ok())
+        {
+            return Ok(());
+        }
+    }
+    Err(Refused::Mismatch)
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>, Refused> {
+    hex::decode(text.trim()).map_err(|_| Refused::Form)
+}
+
+fn fresh(time: &str, now: Timestamp) -> Result<(), Refused> {
+    let signed: i64 = time.trim().parse().map_err(|_| Refused::Form)?;
+    let apart = now.as_second().saturating_sub(signed).saturating_abs();
+    if apart > TOLERANCE_SECONDS {
+        Err(Refused::Stale)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    // The vector GitHub publishes in "Validating webhook deliveries".
+    const GITHUB: &str = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+
+    #[test]
+    fn github_s_published_vector_holds() {
+        let now = Timestamp::UNIX_EPOCH;
+        let secrets = ["old".to_owned(), "It's a Secret to Everybody".to_owned()];
+        let signed = headers(&[("x-hub-signature-256", GITHUB)]);
+        let check = |headers: &BTreeMap<String, String>, body: &[u8]| {
+            verify(VerifyScheme::Github, &secrets, headers, body, now)
+        };
+        assert_eq!(check(&signed, b"Hello, World!"), Ok(()));
+        assert_eq!(check(&signed, b"Hello, World"), Err(Refused::Mismatch));
+        assert_eq!(
+            check(&headers(&[]), b"Hello, World!"),
+            Err(Refused::Missing)
+        );
+        let bare = headers(&[("x-hub-signature-256", &GITHUB[7..])]);
+        assert_eq!(check(&bare, b"Hello, World!"), Err(Refused::Form));
+    }
+
+    // The vector Slack publishes in "Verifying requests from Slack".
+    #[test]
+    fn slack_s_published_vector_holds_within_five_minutes() {
+        let body = b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
+        let secrets = ["8f742231b10e8888abcd99yyyzzz85a5".to_owned()];
+        let signed = headers(&[
+            ("x-slack-request-timestamp", "1531420618"),
+            (
+                "x-slack-signature",
+                "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503",
+            ),
+        ]);
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let check = |now| verify(VerifyScheme::Slack, &secrets, &signed, body, now);
+        assert_eq!(check(at(1_531_420_618)), Ok(()));
+        assert_eq!(check(at(1_531_420_618 + 301)), Err(Refused::Stale));
+        assert_eq!(check(at(1_531_420_618 - 301)), Err(Refused::Stale));
+    }
+
+    // The vector of the Standard Webhooks libraries.
+    #[test]
+    fn the_standard_webhooks_vector_holds() {
+        let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()];
+        let signed = headers(&[
+            ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+            ("webhook-timestamp", "1614265330"),
+            (
+                "webhook-signature",
+                "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+            ),
+        ]);
+        let now = Timestamp::from_second(1_614_265_330).unwrap();
+        let check = |body| verify(VerifyScheme::Standard, &secrets, &signed, body, now);
+        assert_eq!(check(br#"{"test": 2432232314}"#), Ok(()));
+        assert_eq!(check(br#"{"test": 2432232315}"#), Err(Refused::Mismatch));
+    }
+
+    #[test]
+    fn stripe_takes_any_of_several_signatures() {
+        let secrets = ["whsec_test".to_owned()];
+        let mut mac = Hmac::<Sha256>::new_from_slice(b"whsec_test").unwrap();
+        mac.update(b"1000.{}");
+        let good = hex::encode(mac.finalize().into_bytes());
+        let value = format!("t=1000,v1={},v1={good},v0=ff", "0".repeat(64));
+        let now = Timestamp::from_second(1100).unwrap();
+        let check = |value: &str| {
+            let signed = headers(&[("stripe-signature", value)]);
+            verify(VerifyScheme::Stripe, &secrets, &signed, b"{}", now)
+        };
+        assert_eq!(check(&value), Ok(()));
+        assert_eq!(check("t=1000"), Err(Refused::Form));
+        assert_eq!(check(&format!("v1={good}")), Err(Refused::Form));
+    }
+}

@@ -1,0 +1,855 @@
+//! The engine over the in-memory home: whole cascades, crashes between any two
+//! effects, duplicates, results that break their schema.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use loopy_contract::event::{Event, Source};
+use loopy_contract::ids::{EventId, RunId};
+use loopy_contract::manifest::{Manifest, Sensor};
+use loopy_contract::report::{
+    Envelope, Failure, FailureClass, Outcome, ResultReply, StepResult, Usage, attempt_path,
+};
+use loopy_engine::memory::{
+    ManualClock, MemoryManifests, MemoryQueues, MemorySecrets, MemoryStore,
+};
+use loopy_engine::message::{Message, QueueName};
+use loopy_engine::ports::{
+    Bus, Clock, Launch, LaunchError, LaunchSpec, PortError, Ports, Queues, RunFilter, SandboxRef,
+    SandboxState, Sandboxes, Sensed, SensorCall, SensorCode, SensorError, Store, Timers,
+};
+use loopy_engine::run::{Run, RunStatus, StepState};
+use loopy_engine::{Engine, ReportRequest, WebhookRequest};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Remembers what it launched; the tests report in its place.
+#[derive(Default)]
+struct Launcher {
+    launched: Mutex<Vec<LaunchSpec>>,
+    stopped: Mutex<BTreeSet<String>>,
+    refuse: Mutex<Option<String>>,
+    pending: Mutex<u32>,
+}
+
+#[async_trait]
+impl Sandboxes for Launcher {
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Launch, LaunchError> {
+        if let Some(why) = self.refuse.lock().unwrap().clone() {
+            return Err(LaunchError::Refused(why));
+        }
+        let mut pending = self.pending.lock().unwrap();
+        if *pending > 0 {
+            *pending -= 1;
+            return Ok(Launch::Pending(Duration::from_secs(2)));
+        }
+        let mut launched = self.launched.lock().unwrap();
+        if !launched
+            .iter()
+            .any(|known| known.client_token == spec.client_token)
+        {
+            launched.push(spec.clone());
+        }
+        Ok(Launch::Started(SandboxRef {
+            provider: "test".into(),
+            id: spec.client_token.clone(),
+        }))
+    }
+
+    async fn stop(&self, sandbox: &SandboxRef) -> Result<(), PortError> {
+        self.stopped.lock().unwrap().insert(sandbox.id.clone());
+        Ok(())
+    }
+
+    async fn state(&self, _: &SandboxRef) -> Result<SandboxState, PortError> {
+        Ok(SandboxState::Alive)
+    }
+}
+
+/// A sensor that gives back its body's `events` list.
+struct EchoSensor;
+
+#[async_trait]
+impl SensorCode for EchoSensor {
+    async fn call(
+        &self,
+        _: &Manifest,
+        sensor: &Sensor,
+        call: &SensorCall,
+    ) -> Result<Vec<Sensed>, SensorError> {
+        use base64::Engine as _;
+        let SensorCall::Request { body_base64, .. } = call else {
+            return Ok(Vec::new());
+        };
+        let body = base64::engine::general_purpose::STANDARD
+            .decode(body_base64)
+            .unwrap();
+        let body: Value = serde_json::from_slice(&body).map_err(|error| SensorError::Raised {
+            sensor: sensor.name.clone(),
+            message: error.to_string(),
+        })?;
+        Ok(serde_json::from_value(body["events"].clone()).unwrap())
+    }
+}
+
+/// Fails each port call once its fuse has burnt down: a crash at that point.
+struct Fused<T> {
+    inner: Arc<T>,
+    fuse: Arc<AtomicI64>,
+}
+
+fn burn(fuse: &AtomicI64) -> Result<(), PortError> {
+    if fuse.fetch_sub(1, Ordering::SeqCst) <= 0 {
+        return Err(PortError::new("call", "the process crashed here"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Queues for Fused<MemoryQueues> {
+    async fn send(&self, message: &Message, delay: Duration) -> Result<(), PortError> {
+        burn(&self.fuse)?;
+        self.inner.send(message, delay).await
+    }
+    async fn bury(&self, queue: QueueName, body: &str, reason: &str) -> Result<(), PortError> {
+        burn(&self.fuse)?;
+        self.inner.bury(queue, body, reason).await
+    }
+}
+
+#[async_trait]
+impl Timers for Fused<MemoryQueues> {
+    async fn arm(&self, key: &str, at: Timestamp, message: &Message) -> Result<(), PortError> {
+        burn(&self.fuse)?;
+        self.inner.arm(key, at, message).await
+    }
+    async fn disarm(&self, key: &str) -> Result<(), PortError> {
+        burn(&self.fuse)?;
+        self.inner.disarm(key).await
+    }
+}
+
+#[async_trait]
+impl Bus for Fused<MemoryQueues> {
+    async fn publish(&self, event: &Event) -> Result<(), PortError> {
+        burn(&self.fuse)?;
+        self.inner.publish(event).await
+    }
+}
+
+#[async_trait]
+impl Sandboxes for Fused<Launcher> {
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Launch, LaunchError> {
+        burn(&self.fuse)?;
+        self.inner.launch(spec).await
+    }
+    async fn stop(&self, sandbox: &SandboxRef) -> Result<(), PortError> {
+        burn(&self.fuse)?;
+        self.inner.stop(sandbox).await
+    }
+    async fn state(&self, sandbox: &SandboxRef) -> Result<SandboxState, PortError> {
+        self.inner.state(sandbox).await
+    }
+}
+
+struct World {
+    engine: Engine,
+    clock: Arc<ManualClock>,
+    queues: Arc<MemoryQueues>,
+    store: Arc<MemoryStore>,
+    launcher: Arc<Launcher>,
+    fuse: Arc<AtomicI64>,
+}
+
+fn step(id: &str, extra: Value) -> Value {
+    let mut step = json!({
+        "id": id, "trigger": null, "after": [], "agent": "Worker", "output": {}, "emits": [],
+        "budget": null, "body": "x", "refs": [],
+    });
+    for (key, value) in extra.as_object().unwrap() {
+        step[key] = value.clone();
+    }
+    step
+}
+
+/// review: read -> (lint, judge) -> close, which emits Done; audit: on Done.
+fn manifest() -> Manifest {
+    let text = json!({"type": "string"});
+    let verdict = json!({"type": "string", "enum": ["pass", "fail"]});
+    let manifest: Manifest = serde_json::from_value(json!({
+        "schema_version": "3", "loopy_version": "0",
+        "registry": {
+            "sandboxes": {"Box": {"provider": "local", "image": {}, "network": [], "env_file": [], "repos": []}},
+            "agents": {"Worker": {"harness": "command", "model": null, "sandbox": "Box", "skills": []}},
+            "events": {"Opened": {"fields": {"title": text}}, "Done": {"fields": {"verdict": verdict}}},
+        },
+        "workflows": {
+            "review": {"entry": "read", "steps": {
+                "read": step("review/read", json!({"trigger": {"kind": "event", "event": "Opened"}, "output": {"notes": text}})),
+                "lint": step("review/lint", json!({"after": ["read"]})),
+                "judge": step("review/judge", json!({"after": ["read"], "output": {"verdict": verdict}})),
+                "close": step("review/close", json!({"after": ["lint", "judge"], "emits": ["Done"]})),
+            }},
+            "audit": {"entry": "look", "steps": {
+                "look": step("audit/look", json!({"trigger": {"kind": "event", "event": "Done"}})),
+            }},
+            "nightly": {"entry": "scan", "steps": {
+                "scan": step("nightly/scan", json!({"trigger": {"kind": "cron", "expr": "0 3 * * *", "tz": "Europe/Berlin"}})),
+            }},
+        },
+        "sensors": [{"name": "hook", "trigger": {"kind": "webhook", "path": "/hooks/x", "verify": "github"},
+            "emits": "Opened", "source": "module", "module": "sensors.x", "fn": "hook"}],
+        "lineage": {"events": {}}, "skills": {}, "sensor_files": {},
+    }))
+    .unwrap();
+    manifest.seal()
+}
+
+fn world() -> World {
+    let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
+    let queues = Arc::new(MemoryQueues::new(clock.clone()));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let launcher = Arc::new(Launcher::default());
+    let fuse = Arc::new(AtomicI64::new(i64::MAX));
+    let fused = || {
+        Arc::new(Fused {
+            inner: queues.clone(),
+            fuse: fuse.clone(),
+        })
+    };
+    let engine = Engine::new(Ports {
+        store: store.clone(),
+        queues: fused(),
+        bus: fused(),
+        timers: fused(),
+        manifests: Arc::new(MemoryManifests::new(manifest(), BTreeMap::new())),
+        secrets: Arc::new(MemorySecrets {
+            webhooks: BTreeMap::from([(
+                "GITHUB_WEBHOOK_SECRET".to_owned(),
+                vec!["It's a Secret to Everybody".to_owned()],
+            )]),
+            token_key: b"key".to_vec(),
+            ..MemorySecrets::default()
+        }),
+        sandboxes: Arc::new(Fused {
+            inner: launcher.clone(),
+            fuse: fuse.clone(),
+        }),
+        sensor_code: Arc::new(EchoSensor),
+        clock: clock.clone(),
+    });
+    World {
+        engine,
+        clock,
+        queues,
+        store,
+        launcher,
+        fuse,
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+fn opened(id: &str) -> Event {
+    let at = "2026-11-21T10:00:00Z".parse().unwrap();
+    Event::root(
+        EventId::from(id),
+        "Opened".into(),
+        object(json!({"title": "t"})),
+        Source::Hand,
+        at,
+    )
+}
+
+fn success(output: Value, emits: Value) -> StepResult {
+    StepResult {
+        outcome: Outcome::Succeeded {
+            output: object(output),
+            emits: serde_json::from_value(emits).unwrap(),
+        },
+        usage: Usage {
+            usd: Some(0.25),
+            ..Usage::default()
+        },
+        duration_ms: 5,
+    }
+}
+
+/// What each step of the sample reports.
+fn result_of(spec: &LaunchSpec) -> StepResult {
+    match spec.step.as_str() {
+        "read" => success(json!({"notes": "n"}), json!({})),
+        "judge" => success(json!({"verdict": "pass"}), json!({})),
+        "close" => success(json!({}), json!({"Done": {"verdict": "pass"}})),
+        _ => success(json!({}), json!({})),
+    }
+}
+
+impl World {
+    async fn work(&self) {
+        while let Some(message) = self.queues.take() {
+            let body = serde_json::to_string(&message).unwrap();
+            self.engine.process(message.queue(), &body).await.unwrap();
+        }
+    }
+
+    async fn report(&self, spec: &LaunchSpec, leaf: &str, body: Value) -> (u16, Value) {
+        let answer = self
+            .engine
+            .report(ReportRequest {
+                method: if leaf == "envelope" {
+                    "GET".into()
+                } else {
+                    "POST".into()
+                },
+                path: attempt_path(spec.run.as_str(), &spec.step, spec.attempt, leaf),
+                authorization: Some(format!("Bearer {}", spec.token)),
+                body: serde_json::to_vec(&body).unwrap(),
+            })
+            .await;
+        (answer.status, answer.body)
+    }
+
+    /// Works and reports until nothing moves any more.
+    async fn finish(&self) {
+        let mut reported = BTreeSet::new();
+        loop {
+            self.work().await;
+            let launched = self.launcher.launched.lock().unwrap().clone();
+            let next = launched
+                .into_iter()
+                .find(|spec| reported.insert(spec.client_token.clone()));
+            let Some(spec) = next else { return };
+            let (status, body) = self.report(&spec, "result", json!(result_of(&spec))).await;
+            assert_eq!(status, 200, "{body}");
+        }
+    }
+
+    async fn the_run(&self, workflow: &str) -> Run {
+        let filter = RunFilter {
+            workflow: Some(workflow.into()),
+            status: None,
+            limit: 9,
+        };
+        let runs = self.store.list(&filter).await.unwrap();
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        self.store.load(&runs[0].id).await.unwrap().unwrap().run
+    }
+
+    fn spec(&self, step: &str) -> LaunchSpec {
+        let launched = self.launcher.launched.lock().unwrap();
+        launched
+            .iter()
+            .rfind(|spec| spec.step == step)
+            .unwrap()
+            .clone()
+    }
+}
+
+fn kinds(run: &Run) -> Vec<String> {
+    run.history
+        .iter()
+        .map(|line| match &line.step {
+            Some(step) => format!("{} {step}", line.kind),
+            None => line.kind.clone(),
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_cascade_runs_to_its_end_and_leaves_nothing_behind() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    world.finish().await;
+    let review = world.the_run("review").await;
+    assert_eq!(review.status, RunStatus::Succeeded);
+    assert!((review.cost_usd() - 1.0).abs() < 1e-9);
+    let audit = world.the_run("audit").await;
+    assert_eq!(audit.status, RunStatus::Succeeded);
+    assert_eq!(audit.event.depth, 1);
+    assert_eq!(audit.event.cascade, review.event.cascade);
+    assert_eq!(world.queues.armed(), Vec::<String>::new());
+    assert_eq!(world.launcher.stopped.lock().unwrap().len(), 5);
+    assert_eq!(world.queues.buried(), vec![]);
+    let story = kinds(&review);
+    assert_eq!(story.first().map(String::as_str), Some("run_started"));
+    assert_eq!(story.last().map(String::as_str), Some("run_succeeded"));
+    assert!(
+        story.contains(&"event_emitted close".to_owned()),
+        "{story:?}"
+    );
+}
+
+#[tokio::test]
+async fn independent_branches_are_under_way_at_the_same_time() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    world.work().await;
+    let read = world.spec("read");
+    world.report(&read, "result", json!(result_of(&read))).await;
+    world.work().await;
+    let run = world.the_run("review").await;
+    for step in ["lint", "judge"] {
+        assert_eq!(run.steps[step].state.name(), "running", "{step}");
+    }
+    assert_eq!(run.steps["close"].state, StepState::Waiting);
+}
+
+/// Every crash point: the whole cascade, with the n-th port call after a commit
+/// failing, then everything delivered again.
+#[tokio::test]
+async fn a_crash_between_any_two_effects_loses_nothing_and_repeats_nothing() {
+    for crash_at in 0..60 {
+        let world = world();
+        world.engine.submit(&opened("e1")).await.unwrap();
+        world.fuse.store(crash_at, Ordering::SeqCst);
+        let mut reported: BTreeSet<String> = BTreeSet::new();
+        let mut unacked: Vec<Message> = Vec::new();
+        loop {
+            let message = unacked.pop().or_else(|| world.queues.take());
+            if let Some(message) = message {
+                let body = serde_json::to_string(&message).unwrap();
+                if world.engine.process(message.queue(), &body).await.is_err() {
+                    world.fuse.store(i64::MAX, Ordering::SeqCst);
+                    unacked.push(message);
+                }
+                continue;
+            }
+            let launched = world.launcher.launched.lock().unwrap().clone();
+            let Some(spec) = launched
+                .iter()
+                .find(|spec| !reported.contains(&spec.client_token))
+            else {
+                break;
+            };
+            let (status, _) = world.report(spec, "result", json!(result_of(spec))).await;
+            if status == 200 {
+                reported.insert(spec.client_token.clone());
+            } else {
+                world.fuse.store(i64::MAX, Ordering::SeqCst);
+            }
+        }
+        assert_eq!(
+            world.the_run("review").await.status,
+            RunStatus::Succeeded,
+            "at {crash_at}"
+        );
+        assert_eq!(
+            world.the_run("audit").await.status,
+            RunStatus::Succeeded,
+            "at {crash_at}"
+        );
+        assert_eq!(
+            world.launcher.launched.lock().unwrap().len(),
+            5,
+            "at {crash_at}"
+        );
+        assert_eq!(world.queues.armed(), Vec::<String>::new(), "at {crash_at}");
+    }
+}
+
+#[tokio::test]
+async fn effects_that_no_message_brings_back_are_performed_by_resume_or_the_time_limit() {
+    for by_time_limit in [false, true] {
+        let world = world();
+        world.engine.submit(&opened("e1")).await.unwrap();
+        world.work().await;
+        let read = world.spec("read");
+        // The runner reports, the engine commits and dies, the runner dies too.
+        world.fuse.store(0, Ordering::SeqCst);
+        assert_eq!(
+            world
+                .report(&read, "result", json!(result_of(&read)))
+                .await
+                .0,
+            503
+        );
+        world.fuse.store(i64::MAX, Ordering::SeqCst);
+        assert!(world.queues.take().is_none());
+        if by_time_limit {
+            world.clock.advance(SignedDuration::from_hours(2));
+        } else {
+            world.engine.resume(&read.run).await.unwrap();
+        }
+        world.work().await;
+        let run = world.the_run("review").await;
+        assert_eq!(
+            run.steps["lint"].state.name(),
+            "running",
+            "time limit: {by_time_limit}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_same_event_twice_starts_one_run_and_the_same_result_twice_counts_once() {
+    let world = world();
+    for _ in 0..2 {
+        world.engine.submit(&opened("e1")).await.unwrap();
+    }
+    world.work().await;
+    let read = world.spec("read");
+    let (_, first) = world.report(&read, "result", json!(result_of(&read))).await;
+    let (status, second) = world.report(&read, "result", json!(result_of(&read))).await;
+    assert_eq!(first, json!(ResultReply { taken: true }));
+    assert_eq!((status, second), (200, json!(ResultReply { taken: false })));
+    world.work().await;
+    assert_eq!(world.launcher.launched.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_result_that_breaks_its_schema_fails_the_step_and_the_run_with_the_reason() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    world.work().await;
+    let read = world.spec("read");
+    world.report(&read, "result", json!(result_of(&read))).await;
+    world.work().await;
+    let judge = world.spec("judge");
+    let wrong = success(json!({"verdict": "perhaps"}), json!({}));
+    world.report(&judge, "result", json!(wrong)).await;
+    world.work().await;
+    let run = world.the_run("review").await;
+    let RunStatus::Failed { step, failure } = &run.status else {
+        panic!("{:?}", run.status)
+    };
+    assert_eq!(
+        (step.as_str(), failure.class),
+        ("judge", FailureClass::Output)
+    );
+    assert!(failure.message.contains("/verdict"), "{}", failure.message);
+    assert!(
+        (run.cost_usd() - 0.5).abs() < 1e-9,
+        "the failed attempt's cost counts"
+    );
+    assert_eq!(run.steps["close"].state.name(), "skipped");
+    // The sibling was stopped, and whatever it says now is refused.
+    let lint = world.spec("lint");
+    assert!(
+        world
+            .launcher
+            .stopped
+            .lock()
+            .unwrap()
+            .contains(&lint.client_token)
+    );
+    assert_eq!(
+        world
+            .report(&lint, "result", json!(result_of(&lint)))
+            .await
+            .0,
+        410
+    );
+    assert_eq!(
+        world
+            .report(&lint, "heartbeat", json!({"sequence": 1}))
+            .await
+            .1["stop"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn undeclared_and_missing_events_are_refused() {
+    for emits in [
+        json!({}),
+        json!({"Done": {"verdict": "pass"}, "Opened": {"title": "x"}}),
+    ] {
+        let world = world();
+        world.engine.submit(&opened("e1")).await.unwrap();
+        for step in ["read", "lint", "judge"] {
+            world.work().await;
+            let spec = world.spec(step);
+            world.report(&spec, "result", json!(result_of(&spec))).await;
+        }
+        world.work().await;
+        world
+            .report(
+                &world.spec("close"),
+                "result",
+                json!(success(json!({}), emits)),
+            )
+            .await;
+        assert_eq!(world.the_run("review").await.status.name(), "failed");
+    }
+}
+
+#[tokio::test]
+async fn a_time_limit_ends_the_attempt_and_a_later_result_is_refused() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    world.work().await;
+    world.clock.advance(SignedDuration::from_hours(2));
+    world.work().await;
+    let run = world.the_run("review").await;
+    let RunStatus::Failed { failure, .. } = &run.status else {
+        panic!("{:?}", run.status)
+    };
+    assert_eq!(failure.class, FailureClass::Timeout);
+    let read = world.spec("read");
+    assert_eq!(
+        world
+            .report(&read, "result", json!(result_of(&read)))
+            .await
+            .0,
+        410
+    );
+    assert_eq!(world.report(&read, "envelope", json!(null)).await.0, 410);
+}
+
+#[tokio::test]
+async fn a_lost_sandbox_is_followed_by_another_attempt_that_hears_of_it() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    for attempt in 1..=3 {
+        world.work().await;
+        let read = world.spec("read");
+        assert_eq!(read.attempt, attempt);
+        let (status, envelope) = world.report(&read, "envelope", json!(null)).await;
+        assert_eq!(status, 200);
+        let envelope: Envelope = serde_json::from_value(envelope).unwrap();
+        let last = envelope.last_failure.map(|failure| failure.class);
+        assert_eq!(last, (attempt > 1).then_some(FailureClass::Lost));
+        world.engine.lost(&read.run, "read", attempt).await.unwrap();
+        world.engine.lost(&read.run, "read", attempt).await.unwrap();
+    }
+    world.work().await;
+    let run = world.the_run("review").await;
+    assert_eq!(run.status.name(), "failed");
+    assert_eq!(run.steps["read"].attempts.len(), 3);
+}
+
+#[tokio::test]
+async fn a_launch_that_takes_long_is_looked_at_again_and_one_that_is_refused_fails() {
+    let slow = world();
+    *slow.launcher.pending.lock().unwrap() = 3;
+    slow.engine.submit(&opened("e1")).await.unwrap();
+    for _ in 0..3 {
+        slow.work().await;
+        assert_eq!(
+            slow.the_run("review").await.steps["read"].state.name(),
+            "launching"
+        );
+        slow.clock.advance(SignedDuration::from_secs(2));
+    }
+    slow.work().await;
+    assert_eq!(
+        slow.the_run("review").await.steps["read"].state.name(),
+        "running"
+    );
+
+    let refused = world();
+    *refused.launcher.refuse.lock().unwrap() = Some("no such image".into());
+    refused.engine.submit(&opened("e1")).await.unwrap();
+    refused.work().await;
+    let run = refused.the_run("review").await;
+    let expected = Failure {
+        class: FailureClass::Sandbox,
+        message: "no such image".to_owned(),
+    };
+    assert_eq!(
+        run.status,
+        RunStatus::Failed {
+            step: "read".into(),
+            failure: expected
+        }
+    );
+    assert_eq!(refused.queues.armed(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn poison_is_buried_at_once_with_its_reason_and_nowhere_else() {
+    let world = world();
+    let absent = json!({"kind": "handoff", "run": "review-none", "step": "read", "attempt": 1});
+    let cases = [
+        (QueueName::Steps, "not json".to_owned(), "not a message"),
+        (QueueName::Steps, absent.to_string(), "no run review-none"),
+        (QueueName::Events, absent.to_string(), "came on events"),
+        (
+            QueueName::Events,
+            json!({"kind": "cron", "step": "nightly/none", "scheduled_at": "2026-11-21T03:00:00Z"})
+                .to_string(),
+            "no schedule on nightly/none",
+        ),
+    ];
+    for (queue, body, _) in &cases {
+        world.engine.process(*queue, body).await.unwrap();
+    }
+    let buried = world.queues.buried();
+    assert_eq!(buried.len(), cases.len());
+    for (buried, (queue, body, reason)) in buried.iter().zip(&cases) {
+        assert_eq!((buried.queue, &buried.body), (*queue, body));
+        assert!(buried.reason.contains(reason), "{}", buried.reason);
+    }
+    assert!(world.queues.take().is_none());
+}
+
+#[tokio::test]
+async fn a_schedule_s_tick_starts_one_run_with_its_times() {
+    let world = world();
+    for at in [
+        "2026-11-21T02:00:00Z",
+        "2026-11-21T02:00:00Z",
+        "2026-11-22T02:00:00Z",
+    ] {
+        let tick = json!({"kind": "cron", "step": "nightly/scan", "scheduled_at": at});
+        world
+            .engine
+            .process(QueueName::Events, &tick.to_string())
+            .await
+            .unwrap();
+    }
+    let runs = world
+        .store
+        .list(&RunFilter {
+            workflow: Some("nightly".into()),
+            status: None,
+            limit: 9,
+        })
+        .await
+        .unwrap();
+    assert_eq!(runs.len(), 2);
+    let mut ticks = Vec::new();
+    for run in &runs {
+        let run = world.engine.run(&run.id).await.unwrap().unwrap();
+        ticks.push((
+            run.event.fields["last_run"].as_str().unwrap().to_owned(),
+            run.event.fields["scheduled_at"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        ));
+    }
+    ticks.sort();
+    let expected = [
+        ("2026-11-20T02:00:00Z", "2026-11-21T02:00:00Z"),
+        ("2026-11-21T02:00:00Z", "2026-11-22T02:00:00Z"),
+    ];
+    assert_eq!(ticks, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+}
+
+fn hook(body: &str, signature: &str, delivery: &str) -> WebhookRequest {
+    WebhookRequest {
+        method: "POST".into(),
+        path: "/hooks/x".into(),
+        query: String::new(),
+        headers: BTreeMap::from([
+            ("x-hub-signature-256".to_owned(), signature.to_owned()),
+            ("x-github-delivery".to_owned(), delivery.to_owned()),
+            ("authorization".to_owned(), "secret".to_owned()),
+        ]),
+        body: body.as_bytes().to_vec(),
+    }
+}
+
+fn sign(body: &str) -> String {
+    use hmac::{KeyInit, Mac};
+    let mut mac =
+        hmac::Hmac::<sha2::Sha256>::new_from_slice(b"It's a Secret to Everybody").unwrap();
+    mac.update(body.as_bytes());
+    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+}
+
+#[tokio::test]
+async fn a_signed_delivery_becomes_every_event_its_sensor_gives_and_only_once() {
+    let world = world();
+    let body = json!({"events": [
+        {"event": "Opened", "fields": {"title": "one"}},
+        {"event": "Opened", "fields": {"title": "two"}},
+        {"event": "Opened", "fields": {"title": 3}},
+    ]})
+    .to_string();
+    let refused = world
+        .engine
+        .webhook(hook(&body, &sign("other"), "d1"))
+        .await;
+    assert_eq!(refused.status, 401);
+    assert!(world.queues.take().is_none());
+    for repeated in [false, true] {
+        let answer = world.engine.webhook(hook(&body, &sign(&body), "d1")).await;
+        assert_eq!(
+            (answer.status, answer.body["repeated"].clone()),
+            (202, json!(repeated))
+        );
+    }
+    let delivery = world.queues.take().unwrap();
+    let text = serde_json::to_string(&delivery).unwrap();
+    assert!(
+        !text.contains("authorization"),
+        "credentials stay at the edge: {text}"
+    );
+    for _ in 0..2 {
+        world
+            .engine
+            .process(QueueName::Deliveries, &text)
+            .await
+            .unwrap();
+    }
+    world.work().await;
+    let runs = world
+        .store
+        .list(&RunFilter {
+            limit: 9,
+            ..RunFilter::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(runs.len(), 2);
+    // What breaks the contract is not dropped in silence.
+    let buried = world.queues.buried();
+    assert!(!buried.is_empty());
+    assert!(buried[0].reason.contains("/title"), "{}", buried[0].reason);
+}
+
+#[tokio::test]
+async fn webhook_requests_that_are_not_right_are_refused() {
+    let world = world();
+    let status = async |change: fn(&mut WebhookRequest)| {
+        let mut request = hook("{}", &sign("{}"), "d");
+        change(&mut request);
+        world.engine.webhook(request).await.status
+    };
+    assert_eq!(status(|_| ()).await, 202);
+    assert_eq!(status(|r| r.method = "GET".into()).await, 405);
+    assert_eq!(status(|r| r.path = "/hooks/y".into()).await, 404);
+    assert_eq!(status(|r| r.headers.clear()).await, 401);
+    assert_eq!(
+        status(|r| r.body = vec![b' '; loopy_engine::MAX_BODY_BYTES + 1]).await,
+        413
+    );
+}
+
+#[tokio::test]
+async fn a_token_opens_its_own_attempt_alone() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    world.work().await;
+    let mut spec = world.spec("read");
+    assert_eq!(world.report(&spec, "envelope", json!(null)).await.0, 200);
+    spec.attempt = 2;
+    assert_eq!(world.report(&spec, "envelope", json!(null)).await.0, 401);
+    spec.attempt = 1;
+    spec.run = RunId::from("review-other");
+    assert_eq!(
+        world
+            .report(&spec, "result", json!(result_of(&spec)))
+            .await
+            .0,
+        401
+    );
+}
+
+#[tokio::test]
+async fn the_memory_store_passes_the_suite() {
+    let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    loopy_engine::conformance::store(store, clock.now(), "s")
+        .await
+        .unwrap();
+}
