@@ -1,0 +1,10 @@
+//! The ports over a running AWS-compatible endpoint.
+
+mod account;
+mod bus;
+mod manifests;
+mod queues;
+mod secrets;
+mod sensor_code;
+mod store;
+mod timers;
