@@ -1,1 +1,25 @@
-//! x
+//! A manifest and `template.yaml` to a stack, and the stack into an account.
+//! [`stack`] is pure; [`deploy`] and [`destroy`] talk to AWS with the caller's
+//! own credentials.
+
+mod archive;
+pub mod assets;
+pub mod binaries;
+pub mod deploy;
+pub mod destroy;
+pub mod emit;
+mod events;
+pub mod preflight;
+pub mod schedule;
+pub mod secrets;
+pub mod stack;
+mod yaml;
+
+pub use binaries::{BinariesError, build, read_folder};
+pub use deploy::{Change, DeployError, Deployed, Deployment, Plan};
+pub use destroy::{DestroyError, Destroyed, destroy};
+pub use emit::{EmitError, emit};
+pub use events::Progress;
+pub use preflight::refusals;
+pub use secrets::{SecretsError, Values};
+pub use stack::{Architecture, Asset, Binaries, Needs, Stack, StackError, stack};

@@ -1,0 +1,370 @@
+//! Secret values: read from the project's files and the environment before
+//! anything is deployed, and put into the stack's secrets afterwards. They are
+//! in no template, no parameter, no log and no error.
+
+use crate::stack::{DAYTONA_VARIABLES, Needs};
+use aws_sdk_secretsmanager::Client;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+/// The file with the engine's own variables, below the project's root.
+pub const ENGINE_FILE: &str = "loopy.env";
+
+/// The file with the Python sensors' variables, below the project's root.
+pub const SENSOR_FILE: &str = "sensors/.env";
+
+/// Variables by name.
+pub type Variables = BTreeMap<String, String>;
+
+/// The values a stack needs. Never shown.
+#[derive(Clone, Default)]
+pub struct Values {
+    webhooks: Variables,
+    sandboxes: BTreeMap<String, Variables>,
+    engine: Variables,
+    sensors: Variables,
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Values(…)")
+    }
+}
+
+/// Secret values are missing, or could not be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretsError {
+    /// Some are missing; each is named with the place it is looked for.
+    #[error("secrets are missing:\n{}", .0.iter().map(|m| format!("  {m}")).collect::<Vec<_>>().join("\n"))]
+    Missing(Vec<String>),
+    /// A dotenv file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A line that is not `KEY=VALUE`.
+    #[error("{}:{line}: this is not KEY=VALUE", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// A path that leaves the project.
+    #[error("env_file `{path}` of sandbox {sandbox} leaves the project")]
+    Outside {
+        /// The sandbox.
+        sandbox: String,
+        /// The path as written.
+        path: String,
+    },
+    /// The stack has no such secret.
+    #[error("the stack has no output {0}; deploy it again")]
+    NoSecret(&'static str),
+    /// Secrets Manager refused.
+    #[error("cannot {action} secret {secret}: {why}")]
+    Service {
+        /// What was tried.
+        action: &'static str,
+        /// The secret's ARN.
+        secret: String,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl Values {
+    /// Reads what `needs` names: webhook secrets and the provider's credentials
+    /// from `environment` (this process's) and, where that has none,
+    /// `loopy.env`; each sandbox's variables from its `env_file`s, later files
+    /// winning; the sensors' from `sensors/.env`.
+    ///
+    /// # Errors
+    /// [`SecretsError`] names every variable or file that is missing.
+    pub fn read(root: &Path, needs: &Needs, environment: &Variables) -> Result<Self, SecretsError> {
+        let engine_path = root.join(ENGINE_FILE);
+        let mut own = if engine_path.is_file() {
+            read_file(&engine_path)?
+        } else {
+            BTreeMap::new()
+        };
+        own.extend(
+            environment
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        own.retain(|_, value| !value.is_empty());
+
+        let mut missing = Vec::new();
+        let mut values = Self::default();
+        for (variable, sensors) in &needs.webhooks {
+            if let Some(value) = own.get(variable) {
+                values.webhooks.insert(variable.clone(), value.clone());
+            } else {
+                missing.push(format!(
+                    "{variable}, for sensor {} (in the environment or {ENGINE_FILE})",
+                    sensors.join(", ")
+                ));
+            }
+        }
+        if needs.daytona {
+            for variable in DAYTONA_VARIABLES {
+                if let Some(value) = own.get(variable) {
+                    values.engine.insert(variable.to_owned(), value.clone());
+                }
+            }
+            let key = DAYTONA_VARIABLES[0];
+            if !values.engine.contains_key(key) {
+                missing.push(format!(
+                    "{key}, for the daytona sandboxes (in the environment or {ENGINE_FILE})"
+                ));
+            }
+        }
+        for (sandbox, files) in &needs.sandboxes {
+            let variables = values.sandboxes.entry(sandbox.clone()).or_default();
+            for file in files {
+                let path = Path::new(file);
+                if !path
+                    .components()
+                    .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+                {
+                    return Err(SecretsError::Outside {
+                        sandbox: sandbox.clone(),
+                        path: file.clone(),
+                    });
+                }
+                let path = root.join(path);
+                if path.is_file() {
+                    variables.extend(read_file(&path)?);
+                } else {
+                    missing.push(format!("the file {file}, env_file of sandbox {sandbox}"));
+                }
+            }
+        }
+        if needs.sensors {
+            values.sensors = read_file(&root.join(SENSOR_FILE))?;
+        }
+        if missing.is_empty() {
+            Ok(values)
+        } else {
+            Err(SecretsError::Missing(missing))
+        }
+    }
+
+    /// Puts the values into the stack's secrets, those that differ. Gives back
+    /// the names of the outputs whose secrets were changed.
+    ///
+    /// # Errors
+    /// [`SecretsError::NoSecret`] and [`SecretsError::Service`].
+    pub(crate) async fn store(
+        &self,
+        client: &Client,
+        needs: &Needs,
+        outputs: &BTreeMap<String, String>,
+    ) -> Result<Vec<&'static str>, SecretsError> {
+        let wanted = [
+            (
+                !needs.webhooks.is_empty(),
+                "WebhookSecret",
+                json!(self.webhooks),
+            ),
+            (
+                !needs.sandboxes.is_empty(),
+                "SandboxSecret",
+                json!(self.sandboxes),
+            ),
+            (needs.daytona, "EngineSecret", json!(self.engine)),
+            (needs.sensors, "SensorSecret", json!(self.sensors)),
+        ];
+        let mut changed = Vec::new();
+        for (_, output, value) in wanted.into_iter().filter(|(needed, ..)| *needed) {
+            let secret = outputs.get(output).ok_or(SecretsError::NoSecret(output))?;
+            if store_one(client, secret, &value).await? {
+                changed.push(output);
+            }
+        }
+        Ok(changed)
+    }
+}
+
+async fn store_one(client: &Client, secret: &str, value: &Value) -> Result<bool, SecretsError> {
+    let fault = |action, why| SecretsError::Service {
+        action,
+        secret: secret.to_owned(),
+        why,
+    };
+    let current = match client.get_secret_value().secret_id(secret).send().await {
+        Ok(current) => current.secret_string,
+        // It has no value yet.
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(|e| e.is_resource_not_found_exception()) =>
+        {
+            None
+        }
+        Err(error) => return Err(fault("read", crate::events::explain(&error))),
+    };
+    let current: Option<Value> = current.and_then(|text| serde_json::from_str(&text).ok());
+    if current.as_ref() == Some(value) {
+        return Ok(false);
+    }
+    client
+        .put_secret_value()
+        .secret_id(secret)
+        .secret_string(value.to_string())
+        .send()
+        .await
+        .map_err(|error| fault("write", crate::events::explain(&error)))?;
+    Ok(true)
+}
+
+/// Reads a dotenv file: `KEY=VALUE` a line, `#` before whole-line comments,
+/// blanks and surrounding quotes taken off the value, nothing interpolated.
+fn read_file(path: &Path) -> Result<Variables, SecretsError> {
+    let text = std::fs::read_to_string(path).map_err(|source| SecretsError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|line| SecretsError::Line {
+        path: path.to_owned(),
+        line,
+    })
+}
+
+/// The variables, or the number of the first line that has none.
+fn parse(text: &str) -> Result<Variables, usize> {
+    let mut variables = Variables::new();
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line.split_once('=').ok_or(index + 1)?;
+        let name = name.trim();
+        let is_name = !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_name {
+            return Err(index + 1);
+        }
+        let value = value.trim().trim_matches('"').trim_matches('\'');
+        variables.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(variables)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn dotenv_rules() {
+        let text =
+            "# a comment\n\nA=1\n B = \"two words\" \nC='x # y'\nD=a=b\nE=\nF=\"'q'\"\nG=$A\n";
+        let expected = variables(&[
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "x # y"),
+            ("D", "a=b"),
+            ("E", ""),
+            ("F", "q"),
+            ("G", "$A"),
+        ]);
+        assert_eq!(parse(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_line_that_is_no_variable_is_named_and_not_quoted() {
+        assert_eq!(parse("A=1\nexport B=2\n").unwrap_err(), 2);
+        assert_eq!(parse("hunter2").unwrap_err(), 1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.env");
+        std::fs::write(&path, "A=1\nhunter2\n").unwrap();
+        let error = read_file(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("x.env:2") && !error.contains("hunter2"),
+            "{error}"
+        );
+    }
+
+    fn needs() -> Needs {
+        Needs {
+            webhooks: [("GITHUB_WEBHOOK_SECRET".to_owned(), vec!["pr".to_owned()])].into(),
+            sandboxes: [(
+                "Dev".to_owned(),
+                vec!["a.env".to_owned(), "b.env".to_owned()],
+            )]
+            .into(),
+            daytona: true,
+            sensors: false,
+        }
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_named_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.env"), "A=1\n").unwrap();
+        std::fs::write(folder.path().join("loopy.env"), "GITHUB_WEBHOOK_SECRET=\n").unwrap();
+        let error = Values::read(folder.path(), &needs(), &Variables::new()).unwrap_err();
+        let SecretsError::Missing(missing) = error else {
+            unreachable!("{error}")
+        };
+        assert_eq!(missing.len(), 3, "{missing:?}");
+        assert!(missing[0].starts_with("GITHUB_WEBHOOK_SECRET, for sensor pr"));
+        assert!(missing[1].starts_with("DAYTONA_API_KEY"));
+        assert!(missing[2].contains("b.env"));
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_later_files_over_earlier() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        };
+        write(
+            "loopy.env",
+            "GITHUB_WEBHOOK_SECRET=old\nDAYTONA_API_KEY=key\nOTHER=no\n",
+        );
+        write("a.env", "A=1\nB=1\n");
+        write("b.env", "B=2\n");
+        let environment = variables(&[("GITHUB_WEBHOOK_SECRET", "new")]);
+        let values = Values::read(folder.path(), &needs(), &environment).unwrap();
+        assert_eq!(
+            values.webhooks,
+            variables(&[("GITHUB_WEBHOOK_SECRET", "new")])
+        );
+        assert_eq!(values.engine, variables(&[("DAYTONA_API_KEY", "key")]));
+        assert_eq!(
+            values.sandboxes["Dev"],
+            variables(&[("A", "1"), ("B", "2")])
+        );
+        assert_eq!(format!("{values:?}"), "Values(…)");
+    }
+
+    #[test]
+    fn a_path_out_of_the_project_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in ["../x.env", "/etc/passwd", "a/../../x.env"] {
+            let needs = Needs {
+                sandboxes: [("Dev".to_owned(), vec![path.to_owned()])].into(),
+                ..Needs::default()
+            };
+            let error = Values::read(folder.path(), &needs, &Variables::new()).unwrap_err();
+            assert!(matches!(error, SecretsError::Outside { .. }), "{error}");
+        }
+    }
+}

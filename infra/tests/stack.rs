@@ -1,0 +1,336 @@
+//! The stack of a sample project: what is added to the template, that
+//! cfn-lint finds nothing in it, and what cannot be deployed.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use loopy_contract::ids::sha256_hex;
+use loopy_contract::manifest::{Manifest, VerifyScheme};
+use loopy_infra::{Architecture, Binaries, Stack, StackError, emit, refusals, stack};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+const SKILL: &[u8] = b"# Review\n";
+const SENSOR: &[u8] = b"def pull_request(request):\n    return {}\n";
+
+fn manifest_value() -> Value {
+    let step = |id: &str, trigger: Value, agent: &str| {
+        json!({
+            "id": id, "trigger": trigger, "after": [], "agent": agent, "output": {},
+            "emits": [], "budget": null, "body": "true", "refs": [],
+        })
+    };
+    let sandbox = |provider: &str, env_file: Value| json!({"provider": provider, "image": {}, "network": [], "env_file": env_file, "repos": []});
+    let agent = |sandbox: &str| json!({"harness": "command", "model": null, "sandbox": sandbox, "skills": []});
+    json!({
+        "schema_version": "3",
+        "loopy_version": "0.1.0",
+        "registry": {
+            "sandboxes": {
+                "Cloud": sandbox("daytona", json!(["secrets/base.env"])),
+                "Unused": sandbox("daytona", json!(["secrets/none.env"])),
+            },
+            "agents": {"Worker": agent("Cloud"), "Idle": agent("Unused")},
+            "events": {
+                "PullRequest": {"fields": {"number": {"type": "integer"}}},
+                "Github.Push": {"fields": {}},
+            },
+        },
+        "workflows": {
+            "review": {"entry": "read", "steps": {
+                "read": step("review/read", json!({"kind": "event", "event": "PullRequest"}), "Worker")}},
+            "again": {"entry": "read", "steps": {
+                "read": step("again/read", json!({"kind": "event", "event": "PullRequest"}), "Worker")}},
+            "push": {"entry": "look", "steps": {
+                "look": step("push/look", json!({"kind": "event", "event": "Github.Push"}), "Worker")}},
+            "nightly": {"entry": "sweep", "steps": {
+                "sweep": step("nightly/sweep", json!({"kind": "cron", "expr": "30 4 1,15 * 5", "tz": "Europe/Berlin"}), "Worker")}},
+            "hourly": {"entry": "tick-tock", "steps": {
+                "tick-tock": step("hourly/tick-tock", json!({"kind": "cron", "expr": "0 * * * *", "tz": null}), "Worker")}},
+        },
+        "sensors": [
+            {"name": "pull_request", "trigger": {"kind": "webhook", "path": "/hooks/pr", "verify": "github"},
+             "emits": "PullRequest", "source": "module", "provider": null,
+             "module": "sensors.hooks", "fn": "pull_request"},
+            {"name": "pushes", "trigger": {"kind": "poll", "interval": "5m"},
+             "emits": "Github.Push", "source": "module", "provider": null,
+             "module": "sensors.hooks", "fn": "pushes"},
+            {"name": "open", "trigger": {"kind": "webhook", "path": "/hooks/open", "verify": "none"},
+             "emits": "PullRequest", "source": "module", "provider": null,
+             "module": "sensors.hooks", "fn": "open"},
+        ],
+        "lineage": {"events": {}},
+        "skills": {"review": {"SKILL.md": sha256_hex(SKILL)}},
+        "sensor_files": {"sensors/hooks.py": sha256_hex(SENSOR)},
+    })
+}
+
+fn manifest() -> Manifest {
+    serde_json::from_value::<Manifest>(manifest_value())
+        .unwrap()
+        .seal()
+}
+
+fn files() -> BTreeMap<String, Vec<u8>> {
+    [SKILL, SENSOR]
+        .into_iter()
+        .map(|bytes| (sha256_hex(bytes), bytes.to_vec()))
+        .collect()
+}
+
+fn binaries() -> Binaries {
+    let functions = loopy_infra::stack::FUNCTIONS.map(|name| (name, name.as_bytes().to_vec()));
+    Binaries {
+        architecture: Architecture::X86_64,
+        functions: functions.into(),
+        runner: b"runner".to_vec(),
+    }
+}
+
+fn sample() -> Stack {
+    stack(&manifest(), &files(), &binaries(), true).unwrap()
+}
+
+fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+/// The path of cfn-lint, which `cargo xtask test` installs.
+fn cfn_lint() -> String {
+    std::env::var("LOOPY_TEST_CFN_LINT").unwrap_or_else(|_| {
+        panic!("LOOPY_TEST_CFN_LINT is not set; run `cargo xtask test`, which prepares it")
+    })
+}
+
+fn assert_clean(template: &Path) {
+    let output = Command::new(cfn_lint())
+        .args(["--include-checks", "I", "--"])
+        .arg(template)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.is_empty(), "{text}{errors}");
+}
+
+#[test]
+fn what_the_project_adds() {
+    let base = yaml(include_str!("../../template.yaml"));
+    let made = yaml(&sample().template);
+    let mut added = BTreeMap::new();
+    for section in ["Resources", "Outputs"] {
+        for (name, value) in made[section].as_object().unwrap() {
+            if base[section][name].is_null() {
+                added.insert(format!("{section}.{name}"), value.clone());
+            }
+        }
+        for name in base[section].as_object().unwrap().keys() {
+            assert!(!made[section][name].is_null(), "{section}.{name} was lost");
+        }
+    }
+    insta::assert_snapshot!(serde_json::to_string_pretty(&added).unwrap());
+}
+
+#[test]
+fn only_the_bucket_has_to_be_said() {
+    let sample = sample();
+    let made = yaml(&sample.template);
+    let without_default: Vec<&String> = made["Parameters"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, parameter)| parameter["Default"].is_null())
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(without_default, ["AssetsBucket"]);
+    assert_eq!(
+        sample.parameters,
+        ["AssetsBucket", "LogRetentionDays", "PublicConcurrency"]
+    );
+    let variables = &made["Resources"]["WebhookFunction"]["Properties"]["Environment"]["Variables"];
+    assert_eq!(variables["LOOPY_MANIFEST"], json!(manifest().hash));
+}
+
+#[test]
+fn every_code_key_is_an_asset() {
+    let sample = sample();
+    let made = yaml(&sample.template);
+    let mut found = 0;
+    for (name, resource) in made["Resources"].as_object().unwrap() {
+        if resource["Type"] == "AWS::Lambda::Function" {
+            let key = resource["Properties"]["Code"]["S3Key"].as_str().unwrap();
+            assert!(
+                sample.assets.iter().any(|asset| asset.key == key),
+                "{name}: {key}"
+            );
+            found += 1;
+        }
+    }
+    assert_eq!(found, 7);
+    let manifest = manifest();
+    let runner = sha256_hex(b"runner");
+    for key in [
+        format!("manifests/{}.json", manifest.hash),
+        format!("runner/{runner}"),
+        format!("files/{}", sha256_hex(SKILL)),
+    ] {
+        assert!(sample.assets.iter().any(|asset| asset.key == key), "{key}");
+    }
+}
+
+#[test]
+fn a_role_names_only_resources_of_its_stack() {
+    let made = yaml(&sample().template);
+    for (name, resource) in made["Resources"].as_object().unwrap() {
+        if resource["Type"] != "AWS::IAM::Role" {
+            continue;
+        }
+        assert!(
+            resource["Properties"]["ManagedPolicyArns"].is_null(),
+            "{name}"
+        );
+        for policy in resource["Properties"]["Policies"].as_array().unwrap() {
+            for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+                assert_ne!(statement["Resource"], json!("*"), "{name}");
+                assert!(
+                    !statement["Action"].to_string().contains('*'),
+                    "{name}: {statement}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_queue_waits_six_times_its_functions_timeout() {
+    let made = yaml(&sample().template);
+    let resources = &made["Resources"];
+    let mut found = 0;
+    for (name, mapping) in resources.as_object().unwrap() {
+        if mapping["Type"] != "AWS::Lambda::EventSourceMapping" {
+            continue;
+        }
+        let function = mapping["Properties"]["FunctionName"]["Ref"]
+            .as_str()
+            .unwrap();
+        let queue = mapping["Properties"]["EventSourceArn"]["Fn::GetAtt"][0]
+            .as_str()
+            .unwrap();
+        let timeout = resources[function]["Properties"]["Timeout"]
+            .as_u64()
+            .unwrap();
+        let visible = resources[queue]["Properties"]["VisibilityTimeout"]
+            .as_u64()
+            .unwrap();
+        assert!(visible >= 6 * timeout, "{name}: {visible} < 6 * {timeout}");
+        assert_eq!(
+            mapping["Properties"]["FunctionResponseTypes"],
+            json!(["ReportBatchItemFailures"]),
+            "{name}"
+        );
+        assert_eq!(
+            resources[queue]["Properties"]["RedrivePolicy"]["maxReceiveCount"],
+            json!(5)
+        );
+        found += 1;
+    }
+    assert_eq!(found, 4);
+}
+
+#[test]
+fn a_project_without_secrets_and_sensors_gets_neither() {
+    let mut value = manifest_value();
+    value["sensors"] = json!([]);
+    value["registry"]["sandboxes"]["Cloud"]["provider"] = json!("local");
+    value["registry"]["sandboxes"]["Cloud"]["env_file"] = json!([]);
+    let manifest = serde_json::from_value::<Manifest>(value).unwrap().seal();
+    let stack = stack(&manifest, &files(), &binaries(), true).unwrap();
+    let made = yaml(&stack.template);
+    let secrets: Vec<&String> = made["Resources"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, resource)| resource["Type"] == "AWS::SecretsManager::Secret")
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(secrets, ["TokenKey"]);
+    assert!(made["Resources"]["PythonSensorsFunction"].is_null());
+    let variables = &made["Resources"]["StepFunction"]["Properties"]["Environment"]["Variables"];
+    assert_eq!(variables["LOOPY_ENGINE_SECRET"], json!(""));
+}
+
+#[test]
+fn the_same_project_gives_the_same_bytes() {
+    let (one, two) = (sample(), sample());
+    assert_eq!(one.template, two.template);
+    assert!(one.assets == two.assets);
+}
+
+#[test]
+fn cfn_lint_finds_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (manifest_path, template) = emit(&sample(), &manifest(), folder.path()).unwrap();
+    assert_clean(&template);
+    assert_eq!(
+        std::fs::read(manifest_path).unwrap(),
+        manifest().to_json().into_bytes()
+    );
+    for asset in sample().assets {
+        let path = folder.path().join("assets").join(&asset.key);
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            asset.bytes,
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn cfn_lint_finds_nothing_in_the_fixed_half() {
+    assert_clean(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../template.yaml"));
+}
+
+#[test]
+fn a_schedule_that_cannot_be_told_names_its_step() {
+    let mut value = manifest_value();
+    value["workflows"]["hourly"]["steps"]["tick-tock"]["trigger"]["expr"] = json!("0 0 L * *");
+    let manifest = serde_json::from_value::<Manifest>(value).unwrap().seal();
+    let error = stack(&manifest, &files(), &binaries(), false)
+        .err()
+        .unwrap();
+    assert!(matches!(error, StackError::Schedule { .. }));
+    assert!(
+        error.to_string().starts_with("step hourly/tick-tock: `L`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_that_was_not_given_is_named() {
+    let error = stack(&manifest(), &BTreeMap::new(), &binaries(), false)
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("skills/review/SKILL.md"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_may_not_be_deployed_is_said_by_name() {
+    assert_eq!(refusals(&manifest()), Vec::<String>::new());
+    let mut value = manifest_value();
+    value["sensors"][0]["trigger"]["verify"] = json!(null);
+    value["registry"]["sandboxes"]["Cloud"]["provider"] = json!("local");
+    let manifest = serde_json::from_value::<Manifest>(value).unwrap();
+    let found = refusals(&manifest);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("sensor pull_request: ") && found[0].contains("/hooks/pr"));
+    assert!(found[1].starts_with("sandbox Cloud: the provider local"));
+    assert_eq!(
+        VerifyScheme::Github.secret_variable().unwrap(),
+        "GITHUB_WEBHOOK_SECRET"
+    );
+}
