@@ -1,0 +1,170 @@
+//! Cron schedules and polls: each a loop that sleeps until its next firing and
+//! then puts a message into a queue. What passes while nothing serves the
+//! project is not caught up.
+
+use crate::queue::SqliteQueue;
+use jiff::{SignedDuration, Timestamp};
+use loopy_contract::manifest::{Manifest, SensorTrigger, Trigger};
+use loopy_engine::message::Message;
+use loopy_engine::ports::{Clock, Queues, Store};
+use loopy_engine::schedule;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The longest sleep: the wall clock may be set, or the machine suspended,
+/// while a timer of the process knows nothing of it.
+const NAP: Duration = Duration::from_secs(15);
+
+/// What the loops need.
+#[derive(Clone)]
+pub(crate) struct Schedules {
+    pub(crate) queue: SqliteQueue,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Schedules {
+    /// Starts a loop for each schedule and each poll of the manifest.
+    pub(crate) fn spawn(&self, manifest: &Manifest, tasks: &mut JoinSet<()>) {
+        for workflow in manifest.workflows.values() {
+            let step = workflow
+                .entry
+                .as_ref()
+                .and_then(|entry| workflow.steps.get(entry));
+            if let Some(step) = step
+                && let Some(Trigger::Cron { expr, tz }) = &step.trigger
+            {
+                let (id, expr, tz) = (step.id.clone(), expr.clone(), tz.clone());
+                tasks.spawn(self.clone().cron(id, expr, tz));
+            }
+        }
+        for sensor in &manifest.sensors {
+            if let SensorTrigger::Poll { interval } = &sensor.trigger {
+                match period(interval) {
+                    Some(period) => {
+                        tasks.spawn(self.clone().poll(sensor.name.clone(), period));
+                    }
+                    None => {
+                        tracing::error!(sensor = sensor.name, interval, "not a poll interval");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn cron(mut self, step: String, expr: String, tz: Option<String>) {
+        loop {
+            let next = match schedule::next_after(&expr, tz.as_deref(), self.clock.now()) {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(step, %error, "this schedule will not fire");
+                    return;
+                }
+            };
+            tracing::debug!(step, %next, "schedule armed");
+            if !self.sleep_until(next).await {
+                return;
+            }
+            let message = Message::Cron {
+                step: step.clone(),
+                scheduled_at: next,
+            };
+            if !self.send(&message).await {
+                return;
+            }
+        }
+    }
+
+    async fn poll(mut self, sensor: String, period: SignedDuration) {
+        let after = |at: Timestamp| at.checked_add(period).unwrap_or(Timestamp::MAX);
+        let last = match self.store.watermark(&format!("poll/{sensor}")).await {
+            Ok(last) => last,
+            Err(error) => {
+                tracing::warn!(sensor, %error, "the last poll is not known; polling now");
+                None
+            }
+        };
+        let mut next = last.map_or(Timestamp::MIN, after);
+        loop {
+            // What is overdue, and the very first one, is due now.
+            next = next.max(self.clock.now());
+            if !self.sleep_until(next).await {
+                return;
+            }
+            let message = Message::Poll {
+                sensor: sensor.clone(),
+                scheduled_at: next,
+            };
+            if !self.send(&message).await {
+                return;
+            }
+            next = after(next);
+        }
+    }
+
+    /// False when the home stops first.
+    async fn sleep_until(&mut self, at: Timestamp) -> bool {
+        loop {
+            if *self.stop.borrow_and_update() {
+                return false;
+            }
+            let left = Duration::try_from(at.duration_since(self.clock.now())).unwrap_or_default();
+            if left.is_zero() {
+                return true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(left.min(NAP)) => {}
+                _ = self.stop.changed() => {}
+            }
+        }
+    }
+
+    /// Sends, again and again if it must. False when the home stops first.
+    async fn send(&mut self, message: &Message) -> bool {
+        while let Err(error) = self.queue.send(message, Duration::ZERO).await {
+            tracing::error!(%error, "a firing could not be queued; trying again");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                _ = self.stop.changed() => {}
+            }
+            if *self.stop.borrow() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// `30s`, `5m`, `2h`, `1d`; at least a second.
+fn period(interval: &str) -> Option<SignedDuration> {
+    let unit = match interval.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let count: i64 = interval
+        .get(..interval.len().checked_sub(1)?)?
+        .parse()
+        .ok()?;
+    let seconds = count.checked_mul(unit).filter(|seconds| *seconds >= 1)?;
+    Some(SignedDuration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn poll_intervals() {
+        assert_eq!(period("30s"), Some(SignedDuration::from_secs(30)));
+        assert_eq!(period("2h"), Some(SignedDuration::from_secs(7200)));
+        for wrong in ["", "s", "0s", "-1m", "5", "5w", "1.5h", "9999999999999999d"] {
+            assert_eq!(period(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! A project's state as others see it: listing and showing runs, following a
+//! cascade, and handing an event to the process that serves the project.
+
+use crate::db::{Db, DbError, ReadDb};
+use crate::lock::ProjectLock;
+use crate::queue::{self, DeadLetter};
+use crate::store;
+use jiff::Timestamp;
+use loopy_contract::event::Event;
+use loopy_contract::ids::{CascadeId, RunId};
+use loopy_contract::manifest::{Manifest, ManifestError};
+use loopy_contract::schema;
+use loopy_engine::SubmitError;
+use loopy_engine::message::Message;
+use loopy_engine::ports::{PortError, RunFilter};
+use loopy_engine::run::{Effect, Run, RunSummary};
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often a followed cascade is looked at, if anything was committed.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// How often it is checked that someone serves the project.
+const SERVED: Duration = Duration::from_secs(1);
+
+/// A cascade: all that one outside event has set off so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cascade {
+    /// Its runs, oldest first.
+    pub runs: Vec<Run>,
+    /// Events of it that were given up, with the reason.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Nothing more will happen: no event of it waits and every run is over.
+    pub over: bool,
+}
+
+/// A cascade could not be followed to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// No process drives the project any more.
+    #[error("nothing serves this project any more; `loopy run` goes on where it stopped")]
+    Unserved,
+    /// The state could not be read.
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// A reader of one project's state.
+#[derive(Clone)]
+pub struct State {
+    dir: PathBuf,
+    db: ReadDb,
+}
+
+impl State {
+    /// Opens the state of `project`, whether or not a process serves it.
+    ///
+    /// # Errors
+    /// [`DbError::Missing`] when nothing has run there yet; else what is wrong
+    /// with the database.
+    pub fn open(project: &Path) -> Result<Self, DbError> {
+        let dir = project.join(crate::STATE_DIR);
+        Ok(Self {
+            db: ReadDb::open(&dir)?,
+            dir,
+        })
+    }
+
+    pub(crate) fn of(dir: &Path, db: &Db) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            db: ReadDb::from(db),
+        }
+    }
+
+    /// Runs, newest first.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError> {
+        store::list(&self.db, filter).await
+    }
+
+    /// One run; `None` when there is none with this id.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn run(&self, id: &RunId) -> Result<Option<Run>, PortError> {
+        Ok(store::load(&self.db, id).await?.map(|stored| stored.run))
+    }
+
+    /// Everything that was given up, oldest first.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, PortError> {
+        self.db
+            .read(|connection| queue::dead_letters(connection, None))
+            .await
+            .map_err(|why| PortError::new("list dead letters", why))
+    }
+
+    /// The manifest that new runs begin with.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn manifest(&self) -> Result<Manifest, PortError> {
+        let what = "read the manifest that is served";
+        let json = self
+            .db
+            .read(current_manifest)
+            .await
+            .map_err(|why| PortError::new(what, why))?
+            .ok_or_else(|| PortError::new(what, "nothing has served this project yet"))?;
+        Manifest::from_json(json.as_bytes()).map_err(|why| PortError::new(what, why))
+    }
+
+    /// Hands an event to the process that serves the project: checked against
+    /// the manifest that is served, then queued for it.
+    ///
+    /// # Errors
+    /// As [`loopy_engine::Engine::submit`].
+    pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
+        let manifest = self.manifest().await?;
+        let Some(contract) = manifest.registry.events.get(&event.name) else {
+            return Err(SubmitError::Unknown {
+                name: event.name.clone(),
+                known: manifest.registry.events.keys().cloned().collect(),
+            });
+        };
+        let violations = schema::field_violations(contract, &event.fields);
+        if !violations.is_empty() {
+            return Err(SubmitError::Contract {
+                name: event.name.clone(),
+                violations,
+            });
+        }
+        if manifest.subscribers(&event.name).is_empty() {
+            return Ok(());
+        }
+        let what = || format!("hand on event {}", event.id);
+        let message = Message::Event(event.clone());
+        let body = serde_json::to_string(&message).map_err(|why| PortError::new(what(), why))?;
+        let now = Timestamp::now().as_millisecond();
+        let db = Db::open(&self.dir).map_err(|why| PortError::new(what(), why))?;
+        db.write(move |connection| queue::insert(connection, None, message.queue(), &body, now))
+            .await
+            .map_err(|why| PortError::new(what(), why))?;
+        Ok(())
+    }
+
+    /// How far a cascade has come.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn cascade(&self, id: &CascadeId) -> Result<Cascade, PortError> {
+        let what = || format!("read cascade {id}");
+        let key = id.0.clone();
+        let found = self
+            .db
+            .read(move |connection| Rows::read(connection, &key))
+            .await
+            .map_err(|why| PortError::new(what(), why))?;
+        found.cascade().map_err(|why| PortError::new(what(), why))
+    }
+
+    /// Waits until a cascade is over, and calls `changed` with each state of it
+    /// that is new, the last one included.
+    ///
+    /// # Errors
+    /// [`FollowError`]; what has run so far is kept.
+    pub async fn follow<F>(&self, id: &CascadeId, mut changed: F) -> Result<Cascade, FollowError>
+    where
+        F: FnMut(&Cascade),
+    {
+        let mut last: Option<Cascade> = None;
+        let mut version = None;
+        let mut served = tokio::time::Instant::now();
+        loop {
+            let now = self.data_version().await?;
+            if version != Some(now) {
+                version = Some(now);
+                let found = self.cascade(id).await?;
+                if last.as_ref() != Some(&found) {
+                    changed(&found);
+                }
+                if found.over {
+                    return Ok(found);
+                }
+                last = Some(found);
+            }
+            if served.elapsed() >= SERVED {
+                let held = ProjectLock::is_held(&self.dir)
+                    .map_err(|why| PortError::new("look at the project's lock", why))?;
+                if !held {
+                    return Err(FollowError::Unserved);
+                }
+                served = tokio::time::Instant::now();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn data_version(&self) -> Result<i64, PortError> {
+        self.db
+            .read(|connection| connection.query_row("PRAGMA data_version", [], |row| row.get(0)))
+            .await
+            .map_err(|why| PortError::new("look for changes", why))
+    }
+}
+
+fn current_manifest(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row("SELECT json FROM manifests WHERE current = 1", [], |row| {
+            row.get(0)
+        })
+        .optional()
+}
+
+/// What the database holds of a cascade at one moment.
+struct Rows {
+    event_waits: bool,
+    runs: Vec<(bool, String)>,
+    dead_letters: Vec<DeadLetter>,
+    manifest: Option<String>,
+}
+
+/// Why rows could not be read.
+#[derive(Debug, thiserror::Error)]
+enum RowError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+impl Rows {
+    fn read(connection: &Connection, cascade: &str) -> rusqlite::Result<Self> {
+        // One transaction: an event must not be missed between the queue, which
+        // it has left, and the runs, which it has not reached.
+        let tx = connection.unchecked_transaction()?;
+        let event_waits = tx
+            .prepare_cached(
+                "SELECT 1 FROM messages WHERE queue = 'events' \
+                 AND json_valid(body) AND json_extract(body, '$.cascade') = ?1",
+            )?
+            .exists([cascade])?;
+        let runs = tx
+            .prepare_cached(
+                "SELECT unsettled, run FROM runs WHERE cascade = ?1 ORDER BY created_us, id",
+            )?
+            .query_map([cascade], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let dead_letters = queue::dead_letters(&tx, Some(cascade))?;
+        let manifest = current_manifest(&tx)?;
+        Ok(Self {
+            event_waits,
+            runs,
+            dead_letters,
+            manifest,
+        })
+    }
+
+    fn cascade(self) -> Result<Cascade, RowError> {
+        let mut runs = Vec::with_capacity(self.runs.len());
+        // Events that a run may have yet to put on the bus.
+        let mut unpublished = Vec::new();
+        for (unsettled, text) in &self.runs {
+            let run: Run = serde_json::from_str(text)?;
+            if *unsettled {
+                unpublished.extend(run.pending.iter().filter_map(
+                    |pending| match &pending.effect {
+                        Effect::Publish { event } => Some(event.clone()),
+                        _ => None,
+                    },
+                ));
+            }
+            runs.push(run);
+        }
+        let mut over = !self.event_waits && runs.iter().all(|run| run.status.is_over());
+        if over
+            && !unpublished.is_empty()
+            && let Some(json) = &self.manifest
+        {
+            let manifest = Manifest::from_json(json.as_bytes())?;
+            let known: BTreeSet<&RunId> = runs.iter().map(|run| &run.id).collect();
+            // An event that waits nowhere was published if its runs are there,
+            // or if it was given up.
+            over = unpublished.iter().all(|event| {
+                manifest
+                    .subscribers(&event.name)
+                    .iter()
+                    .all(|workflow| known.contains(&RunId::derive(workflow, &event.id)))
+                    || self
+                        .dead_letters
+                        .iter()
+                        .any(|letter| letter.body.contains(event.id.as_str()))
+            });
+        }
+        Ok(Cascade {
+            runs,
+            dead_letters: self.dead_letters,
+            over,
+        })
+    }
+}
