@@ -44,13 +44,23 @@ pub mod var {
     pub const ENDPOINT_URL: &str = "AWS_ENDPOINT_URL";
 
     /// URL of a queue.
-    pub fn queue(queue: super::QueueName) -> String {
-        format!("LOOPY_QUEUE_{}", queue.name().to_uppercase())
+    pub const fn queue(queue: super::QueueName) -> &'static str {
+        match queue {
+            super::QueueName::Deliveries => "LOOPY_QUEUE_DELIVERIES",
+            super::QueueName::Events => "LOOPY_QUEUE_EVENTS",
+            super::QueueName::Steps => "LOOPY_QUEUE_STEPS",
+            super::QueueName::Watch => "LOOPY_QUEUE_WATCH",
+        }
     }
 
     /// URL of a queue's dead-letter queue.
-    pub fn dead_letter_queue(queue: super::QueueName) -> String {
-        format!("LOOPY_DLQ_{}", queue.name().to_uppercase())
+    pub const fn dead_letter_queue(queue: super::QueueName) -> &'static str {
+        match queue {
+            super::QueueName::Deliveries => "LOOPY_DLQ_DELIVERIES",
+            super::QueueName::Events => "LOOPY_DLQ_EVENTS",
+            super::QueueName::Steps => "LOOPY_DLQ_STEPS",
+            super::QueueName::Watch => "LOOPY_DLQ_WATCH",
+        }
     }
 }
 
@@ -91,9 +101,7 @@ impl Environment {
     pub fn required(&self, name: &str) -> Result<&str, MissingVariable> {
         match self.0.get(name) {
             Some(value) if !value.is_empty() => Ok(value),
-            _ => Err(MissingVariable {
-                name: name.to_owned(),
-            }),
+            _ => Err(MissingVariable { name: name.to_owned() }),
         }
     }
 
@@ -105,18 +113,13 @@ impl Environment {
     pub fn may_be_empty(&self, name: &str) -> Result<Option<&str>, MissingVariable> {
         match self.0.get(name) {
             Some(value) => Ok(Some(value.as_str()).filter(|value| !value.is_empty())),
-            None => Err(MissingVariable {
-                name: name.to_owned(),
-            }),
+            None => Err(MissingVariable { name: name.to_owned() }),
         }
     }
 
     /// The endpoint that stands in for AWS, if one does.
     pub fn endpoint_url(&self) -> Option<&str> {
-        self.0
-            .get(var::ENDPOINT_URL)
-            .map(String::as_str)
-            .filter(|url| !url.is_empty())
+        self.0.get(var::ENDPOINT_URL).map(String::as_str).filter(|url| !url.is_empty())
     }
 
     /// The URL of a queue.
@@ -124,7 +127,7 @@ impl Environment {
     /// # Errors
     /// [`MissingVariable`] names the queue's variable.
     pub fn queue_url(&self, queue: QueueName) -> Result<&str, MissingVariable> {
-        self.required(&var::queue(queue))
+        self.required(var::queue(queue))
     }
 
     /// The URL of a queue's dead-letter queue.
@@ -132,7 +135,7 @@ impl Environment {
     /// # Errors
     /// [`MissingVariable`] names the queue's variable.
     pub fn dead_letter_url(&self, queue: QueueName) -> Result<&str, MissingVariable> {
-        self.required(&var::dead_letter_queue(queue))
+        self.required(var::dead_letter_queue(queue))
     }
 }
 
@@ -147,23 +150,17 @@ mod tests {
     use super::*;
 
     fn environment() -> Environment {
-        [
-            ("LOOPY_TABLE", "runs"),
-            ("LOOPY_ENGINE_SECRET", ""),
-            ("LOOPY_QUEUE_STEPS", "http://q"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into_iter()
-        .collect()
+        [("LOOPY_TABLE", "runs"), ("LOOPY_ENGINE_SECRET", ""), ("LOOPY_QUEUE_STEPS", "http://q")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect()
     }
 
     #[test]
     fn a_missing_variable_is_named() {
         let environment = environment();
         assert_eq!(environment.required(var::TABLE), Ok("runs"));
-        let missing = MissingVariable {
-            name: "LOOPY_BUS".to_owned(),
-        };
+        let missing = MissingVariable { name: "LOOPY_BUS".to_owned() };
         assert!(missing.to_string().contains("LOOPY_BUS"));
         assert_eq!(environment.required(var::BUS), Err(missing));
     }
@@ -182,9 +179,7 @@ mod tests {
         assert_eq!(environment.queue_url(QueueName::Steps), Ok("http://q"));
         assert_eq!(
             environment.dead_letter_url(QueueName::Watch),
-            Err(MissingVariable {
-                name: "LOOPY_DLQ_WATCH".to_owned()
-            })
+            Err(MissingVariable { name: "LOOPY_DLQ_WATCH".to_owned() })
         );
     }
 }

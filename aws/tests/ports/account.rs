@@ -44,11 +44,7 @@ impl Account {
             .into_builder()
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .build();
-        Self {
-            config,
-            id,
-            variables: BTreeMap::new(),
-        }
+        Self { config, id, variables: BTreeMap::new() }
     }
 
     pub(crate) fn set(&mut self, variable: &str, value: &str) {
@@ -64,10 +60,7 @@ impl Account {
     }
 
     pub(crate) fn queues(&self) -> Arc<SqsQueues> {
-        Arc::new(SqsQueues::new(
-            aws_sdk_sqs::Client::new(&self.config),
-            self.shared_environment(),
-        ))
+        Arc::new(SqsQueues::new(aws_sdk_sqs::Client::new(&self.config), self.shared_environment()))
     }
 
     pub(crate) async fn make_table(&mut self) -> String {
@@ -80,11 +73,7 @@ impl Account {
                 .unwrap()
         };
         let key = |name: &str, kind| {
-            KeySchemaElement::builder()
-                .attribute_name(name)
-                .key_type(kind)
-                .build()
-                .unwrap()
+            KeySchemaElement::builder().attribute_name(name).key_type(kind).build().unwrap()
         };
         let runs = GlobalSecondaryIndex::builder()
             .index_name("runs")
@@ -120,17 +109,14 @@ impl Account {
     /// A queue and its dead-letter queue, named in the environment.
     pub(crate) async fn make_queue(&mut self, queue: QueueName) {
         let url = self.make_bare_queue(queue.name()).await;
-        self.set(&var::queue(queue), &url);
+        self.set(var::queue(queue), &url);
         let dead = self.make_bare_queue(&format!("{queue}-dead")).await;
-        self.set(&var::dead_letter_queue(queue), &dead);
+        self.set(var::dead_letter_queue(queue), &dead);
     }
 
     async fn make_bare_queue(&self, name: &str) -> String {
-        let made = aws_sdk_sqs::Client::new(&self.config)
-            .create_queue()
-            .queue_name(name)
-            .send()
-            .await;
+        let made =
+            aws_sdk_sqs::Client::new(&self.config).create_queue().queue_name(name).send().await;
         made.unwrap().queue_url.unwrap()
     }
 

@@ -1,2 +1,24 @@
-//! x
-fn main() {}
+//! The function `report`: serves the runners of attempts on its URL.
+
+use loopy_aws::env::var;
+use loopy_engine::message::QueueName;
+use loopy_functions::start::{Needs, Sandboxes};
+
+const NEEDS: Needs = Needs {
+    variables: &[
+        var::TABLE,
+        var::ASSETS_BUCKET,
+        var::BUS,
+        var::queue(QueueName::Steps),
+        var::queue(QueueName::Watch),
+        var::SCHEDULE_GROUP,
+        var::TOKEN_KEY_SECRET,
+    ],
+    maybe_empty: &[var::SANDBOX_SECRET],
+    sandboxes: Sandboxes::None,
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    loopy_functions::serve_reports(NEEDS).await
+}

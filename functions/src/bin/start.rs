@@ -1,2 +1,22 @@
-//! x
-fn main() {}
+//! The function `start`: makes runs of events and cron ticks.
+
+use loopy_aws::env::var;
+use loopy_engine::message::QueueName;
+use loopy_functions::start::{Needs, Sandboxes};
+
+const NEEDS: Needs = Needs {
+    variables: &[
+        var::TABLE,
+        var::ASSETS_BUCKET,
+        var::MANIFEST,
+        var::queue(QueueName::Steps),
+        var::dead_letter_queue(QueueName::Events),
+    ],
+    maybe_empty: &[],
+    sandboxes: Sandboxes::None,
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    loopy_functions::serve_queue(QueueName::Events, NEEDS).await
+}

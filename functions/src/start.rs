@@ -1,0 +1,90 @@
+//! What happens once a process: logs, variables, ports, engine.
+
+use crate::{logs, runner::AssetsRunner};
+use loopy_aws::home::HomeError;
+use loopy_aws::{Home, MissingVariable};
+use loopy_engine::Engine;
+use loopy_engine::ports::{PortError, Secrets};
+use loopy_sandbox::Providers;
+use loopy_sandbox::daytona::Daytona;
+use std::sync::Arc;
+
+/// What a function cannot do without. It says so when it starts, and not in
+/// the middle of a delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Variables that must have a value.
+    pub variables: &'static [&'static str],
+    /// Variables that must be set, empty where the project has no such thing.
+    pub maybe_empty: &'static [&'static str],
+    /// Whether it launches or stops sandboxes.
+    pub sandboxes: Sandboxes,
+}
+
+/// What a function does with sandboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sandboxes {
+    /// Nothing.
+    None,
+    /// Stops them.
+    Stop,
+    /// Launches them, whose runners then need the report URL.
+    Launch,
+}
+
+/// A function cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The services cannot be reached.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// A variable is missing.
+    #[error(transparent)]
+    Variable(#[from] MissingVariable),
+    /// A client cannot be set up.
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// Begins to log and makes the engine of this function.
+///
+/// # Errors
+/// [`StartError`], which is logged too: Lambda itself shows only that the
+/// process ended.
+pub async fn engine(needs: Needs) -> Result<Arc<Engine>, StartError> {
+    logs::begin();
+    let started = make_engine(needs).await;
+    if let Err(error) = &started {
+        tracing::error!(%error, "the function cannot start");
+    }
+    started.map(Arc::new)
+}
+
+async fn make_engine(needs: Needs) -> Result<Engine, StartError> {
+    let home = Home::of_process().await?;
+    for name in needs.variables {
+        home.environment().required(name)?;
+    }
+    for name in needs.maybe_empty {
+        home.environment().may_be_empty(name)?;
+    }
+    let secrets: Arc<dyn Secrets> = Arc::new(home.secrets());
+    let sandboxes = providers(&home, &secrets, needs.sandboxes)?;
+    Ok(Engine::new(home.ports(secrets, Arc::new(sandboxes))?))
+}
+
+fn providers(
+    home: &Home,
+    secrets: &Arc<dyn Secrets>,
+    sandboxes: Sandboxes,
+) -> Result<Providers, StartError> {
+    let report_url = match sandboxes {
+        Sandboxes::None => return Ok(Providers::new()),
+        // To stop a sandbox takes no report URL, so `watch` is given none.
+        Sandboxes::Stop => String::new(),
+        Sandboxes::Launch => home.report_url()?,
+    };
+    let runner = Arc::new(AssetsRunner::new(home.clone()));
+    let daytona = Daytona::new(Arc::clone(secrets), runner, report_url)?;
+    Ok(Providers::new().with_daytona(daytona))
+}
