@@ -1,2 +1,102 @@
-//! x
-fn main() {}
+//! `cargo xtask …`: what a developer or CI runs on this repository. Installs what
+//! the tests need, builds the function binaries, runs all tests, writes generated
+//! files, measures.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command: it reports on stderr and prints measurements on stdout"
+)]
+
+mod bench;
+mod debian;
+mod dist;
+mod emulator;
+mod error;
+mod http;
+mod process;
+mod schemas;
+mod suite;
+mod tools;
+mod workspace;
+
+use crate::dist::Arch;
+use crate::error::Error;
+use crate::workspace::Workspace;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Work on Loopy itself.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need, then run all of them
+    Test {
+        /// Arguments for the test runner, such as part of a test's name
+        #[arg(last = true)]
+        runner_args: Vec<String>,
+    },
+    /// Run only the end-to-end tests, against an endpoint that is running already
+    E2e {
+        /// URL of the AWS-compatible endpoint
+        #[arg(long)]
+        endpoint: String,
+        /// Arguments for the test runner, such as part of a test's name
+        #[arg(last = true)]
+        runner_args: Vec<String>,
+    },
+    /// Build the function binaries and the runner, ready for `loopy deploy --functions DIR`
+    Dist {
+        /// The processor they are for
+        #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+        arch: Arch,
+        /// Where to put them [default: loopy-tools/dist in the target folder, dist-arm64 for arm64]
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Write the files that are generated from the code
+    Gen {
+        /// Write nothing; fail when a file is not what it would be
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measure compile time, and size and start of the functions
+    Bench,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<(), Error> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Test { runner_args } => suite::test(&workspace, &runner_args),
+        Task::E2e {
+            endpoint,
+            runner_args,
+        } => suite::e2e(&workspace, &endpoint, &runner_args),
+        Task::Dist { arch, out } => {
+            let tools = tools::prepare(&workspace)?;
+            let dist = dist::build(&workspace, &tools, arch, out)?;
+            println!("{}", dist.display());
+            Ok(())
+        }
+        Task::Gen { check: true } => schemas::check(&workspace.root),
+        Task::Gen { check: false } => schemas::write(&workspace.root),
+        Task::Bench => bench::run(&workspace),
+    }
+}

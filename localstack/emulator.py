@@ -1,0 +1,335 @@
+"""Serves the AWS emulator (MiniStack) for the end-to-end tests.
+
+    python localstack/emulator.py --port 4566
+
+The emulator is used as it is published, at the exact version in
+requirements.txt. What it gets wrong and a test would trip over is mended below,
+in the running process; each `mend_…` function says what was wrong. A new version
+of the emulator wants each of them looked at again.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socketserver
+import sys
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from importlib.metadata import version
+from zoneinfo import ZoneInfo
+
+MINISTACK_VERSION = "1.5.33"
+
+# How often schedules are looked at, in seconds.
+SCHEDULE_TICK = 0.5
+
+# All that a function may see of this machine's environment. The emulator hands
+# its own environment on to functions, so a variable that a stack forgot to set
+# would be found by accident, and a developer's secrets with it.
+KEPT_ENVIRONMENT = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"}
+
+
+def set_environment(endpoint: str, port: int, region: str) -> None:
+    """Sets all that the emulator reads while it is imported."""
+    for name in list(os.environ):
+        if name not in KEPT_ENVIRONMENT:
+            del os.environ[name]
+    os.environ.update(
+        # Functions are processes of this machine; no container is started.
+        LAMBDA_EXECUTOR="local",
+        DOCKER_HOST="unix:///nonexistent/docker.sock",
+        IOT_MTLS_ENABLED="0",
+        GATEWAY_PORT=str(port),
+        MINISTACK_REGION=region,
+        LOG_LEVEL="INFO",
+        # Handed on to functions: they call back here.
+        AWS_ENDPOINT_URL=endpoint,
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",
+    )
+
+
+def mend_slow_invokes() -> None:
+    """Takes about 90 ms of waiting out of every invoke.
+
+    The runtime API writes headers and body apart, which Nagle's algorithm and a
+    delayed acknowledgement turn into 40 ms; and after each invoke 50 ms were
+    waited for a first log line of a handler that logs nothing.
+    """
+    from ministack.core.lambda_runtime import Worker
+
+    socketserver.StreamRequestHandler.disable_nagle_algorithm = True
+
+    drain = Worker._drain_stderr_bounded
+
+    def drain_briefly(self, first_line_wait=0.003, idle_confirm=0.002, hard_cap=0.25):
+        return drain(self, first_line_wait, idle_confirm, hard_cap)
+
+    Worker._drain_stderr_bounded = drain_briefly
+
+
+class ScheduleClock:
+    """Fires schedules when they are due.
+
+    Mends four faults of the emulator's own loop: it looked only every ten
+    seconds, took every time zone for UTC, never fired a one-time schedule whose
+    name had been used before, and handed `<aws.scheduler.…>` on as it stands.
+    """
+
+    def __init__(self, scheduler, eventbridge):
+        self._scheduler = scheduler
+        self._eventbridge = eventbridge
+        # For each schedule: which version of it fired last, and for what time.
+        self._fired = {}
+
+    def tick(self) -> None:
+        """Fires what is due now, each under the account it belongs to."""
+        now = datetime.now(timezone.utc)
+        schedules = self._scheduler._schedules._data
+        for gone in self._fired.keys() - schedules.keys():
+            del self._fired[gone]
+        account = self._scheduler.get_account_id()
+        region = self._scheduler.get_region()
+        try:
+            for key, schedule in list(schedules.items()):
+                try:
+                    self._consider(key, schedule, now)
+                except Exception:
+                    self._scheduler.logger.exception("schedule %s", key)
+        finally:
+            self._scheduler.set_request_account_id(account)
+            self._scheduler.set_request_region(region)
+
+    def _consider(self, key, schedule, now) -> None:
+        if schedule.get("State") != "ENABLED":
+            return
+        begin = self._scheduler._to_epoch(schedule.get("StartDate"))
+        end = self._scheduler._to_epoch(schedule.get("EndDate"))
+        if begin is not None and now.timestamp() < begin:
+            return
+        if end is not None and now.timestamp() > end:
+            self._complete(key, schedule)
+            return
+        # A schedule that was deleted and made again, or changed, is a new one.
+        identity = (schedule["CreationDate"], schedule["LastModificationDate"])
+        last = self._fired.get(key)
+        last = last[1] if last and last[0] == identity else None
+        time_due = self._next_time(schedule, last)
+        if time_due is None or now < time_due:
+            return
+        self._fired[key] = (identity, time_due)
+        self._dispatch(key, schedule, time_due)
+        if schedule["ScheduleExpression"].strip().startswith("at("):
+            self._complete(key, schedule)
+
+    def _next_time(self, schedule, last):
+        """The first time after `last` at which the schedule fires, or None."""
+        expression = schedule.get("ScheduleExpression", "").strip()
+        zone = ZoneInfo(schedule.get("ScheduleExpressionTimezone") or "UTC")
+        if expression.startswith("at(") and expression.endswith(")"):
+            if last is not None:
+                return None
+            return datetime.fromisoformat(expression[3:-1].strip()).replace(tzinfo=zone)
+        since = last or datetime.fromtimestamp(float(schedule["LastModificationDate"]), timezone.utc)
+        seconds = self._eventbridge._parse_rate_seconds(expression)
+        if seconds is not None:
+            return since + timedelta(seconds=seconds)
+        fields = self._eventbridge._parse_cron_fields(expression)
+        if fields is None:
+            return None
+        return self._next_cron_time(fields, since, zone)
+
+    def _next_cron_time(self, fields, since, zone):
+        """Cron counts by the clock on the wall of `zone`."""
+        wall = since.astimezone(zone).replace(tzinfo=timezone.utc)
+        while (wall := self._eventbridge._cron_next_fire(fields, wall)) is not None:
+            moment = wall.replace(tzinfo=zone).astimezone(timezone.utc)
+            # A wall time that a change to summer time leaves out never comes.
+            exists = moment.astimezone(zone).replace(tzinfo=timezone.utc) == wall
+            if exists and moment > since:
+                return moment
+        return None
+
+    def _dispatch(self, key, schedule, time_due) -> None:
+        account, region, _ = key
+        execution = self._scheduler.new_uuid()
+        target = dict(schedule["Target"])
+        for name, value in {
+            "schedule-arn": schedule["Arn"],
+            "scheduled-time": time_due.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "execution-id": execution,
+            "attempt-number": "1",
+        }.items():
+            if target.get("Input"):
+                target["Input"] = target["Input"].replace(f"<aws.scheduler.{name}>", value)
+        event = {
+            "EventId": execution,
+            "Source": "aws.scheduler",
+            "DetailType": "Scheduled Event",
+            "Detail": "{}",
+            "Time": time.time(),
+            "Resources": [schedule["Arn"]],
+            "Account": account,
+            "Region": region,
+        }
+        self._scheduler.set_request_account_id(account)
+        self._scheduler.set_request_region(region)
+        self._eventbridge._invoke_target(target, event, schedule)
+
+    def _complete(self, key, schedule) -> None:
+        if schedule.get("ActionAfterCompletion") == "DELETE":
+            self._scheduler._schedules._data.pop(key, None)
+            self._fired.pop(key, None)
+
+
+def mend_schedules() -> None:
+    """Puts `ScheduleClock` in the place of the emulator's own loop."""
+    from ministack.services import eventbridge, scheduler
+
+    scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULE_TICK
+    scheduler._tick_schedules = ScheduleClock(scheduler, eventbridge).tick
+
+
+def mend_cloudformation_schedules() -> None:
+    """Lets CloudFormation make schedules with all their properties.
+
+    Time zone, dates and the action after completion were dropped, and a refusal
+    (an unknown group) still gave CREATE_COMPLETE.
+    """
+    from ministack.services import scheduler
+    from ministack.services.cloudformation import provisioners
+
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::Scheduler::Schedule"]
+    remove = handlers["delete"]
+
+    def call(operation, name, properties):
+        body = {key: value for key, value in properties.items() if key != "Name"}
+        status, _, answer = operation(name, body)
+        if status >= 400:
+            raise ValueError(f"AWS::Scheduler::Schedule {name}: {answer.decode()}")
+        group = properties.get("GroupName", "default")
+        return name, {"Arn": scheduler._schedule_arn(group, name)}
+
+    def create(logical_id, properties, stack):
+        name = properties.get("Name") or provisioners._physical_name(stack, logical_id, max_len=64)
+        return call(scheduler._create_schedule, name, properties)
+
+    def update(physical_id, old, new, stack, logical_id=None):
+        moved = old.get("GroupName", "default") != new.get("GroupName", "default")
+        if new.get("Name", physical_id) != physical_id or moved:
+            made = create(logical_id or physical_id, {"Name": physical_id, **new}, stack)
+            remove(physical_id, old)
+            return made
+        return call(scheduler._update_schedule, physical_id, new)
+
+    handlers.update(create=create, update=update, update_with_logical_id=True)
+
+
+def mend_cloudformation_tables() -> None:
+    """Lets CloudFormation set a table's time to live and its backups; both were
+    dropped."""
+    from ministack.services import dynamodb
+    from ministack.services.cloudformation import provisioners
+
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]
+
+    def finish(name, properties):
+        for option, setting in (
+            ("TimeToLiveSpecification", dynamodb._update_ttl),
+            ("PointInTimeRecoverySpecification", dynamodb._update_continuous_backups),
+        ):
+            if option not in properties:
+                continue
+            # Templates write booleans as text too.
+            values = {k: v == "true" if v in ("true", "false") else v for k, v in properties[option].items()}
+            status, _, answer = setting({"TableName": name, option: values})
+            if status >= 400:
+                raise ValueError(f"AWS::DynamoDB::Table {name}: {answer.decode()}")
+
+    def then_finish(operation, properties_at):
+        def run(*args, **kwargs):
+            result = operation(*args, **kwargs)
+            finish(result[0], args[properties_at])
+            return result
+
+        return run
+
+    handlers["create"] = then_finish(handlers["create"], 1)
+    handlers["update"] = then_finish(handlers["update"], 2)
+
+
+async def serve(bind: str, port: int, until_stdin_closes: bool) -> None:
+    """Serves until a signal, or until standard input ends."""
+    from hypercorn.asyncio import serve as serve_app
+    from hypercorn.config import Config
+    from ministack.app import app
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    if until_stdin_closes:
+
+        def watch() -> None:
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+            loop.call_soon_threadsafe(stop.set)
+            # What hangs in a request must not keep this process: its parent is gone.
+            time.sleep(5)
+            end_group(signal.SIGKILL)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    config = Config()
+    config.bind = [f"{bind}:{port}"]
+    config.keep_alive_timeout = 75
+    config.graceful_timeout = 1
+    config.accesslog = None
+    config.errorlog = "-"
+    await serve_app(app, config, shutdown_trigger=stop.wait)
+
+
+def end_group(number: int) -> None:
+    """Signals this process and the functions it started, if they are a group of
+    their own (they are when `cargo xtask` starts it)."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), number)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=4566)
+    parser.add_argument("--bind", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--region", default="eu-west-1", help="region of requests that name none")
+    parser.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="end when standard input does, so that it never outlives what started it",
+    )
+    args = parser.parse_args()
+    if (found := version("ministack")) != MINISTACK_VERSION:
+        sys.exit(f"ministack {found} is installed, the mends here are for {MINISTACK_VERSION}; see requirements.txt")
+    set_environment(f"http://127.0.0.1:{args.port}", args.port, args.region)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    mend_slow_invokes()
+    mend_schedules()
+    mend_cloudformation_schedules()
+    mend_cloudformation_tables()
+    status = 0
+    try:
+        asyncio.run(serve(args.bind, args.port, args.until_stdin_closes))
+    except Exception:
+        logging.exception("the emulator ended")
+        status = 1
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_group(signal.SIGTERM)
+    # At once: the threads of functions that still run are not waited for.
+    logging.shutdown()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

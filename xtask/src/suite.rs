@@ -1,0 +1,195 @@
+//! Runs the tests with all they need around them.
+
+use crate::dist::{self, Arch};
+use crate::emulator::Emulator;
+use crate::error::Error;
+use crate::process;
+use crate::tools::{self, Tools};
+use crate::workspace::Workspace;
+use std::path::Path;
+use std::process::Command;
+
+/// Installs what is missing, builds the function binaries, starts an emulator, and
+/// runs all tests of the workspace, or those that `runner_args` choose.
+///
+/// # Errors
+/// When a step fails; a failed test fails the runner.
+pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), Error> {
+    let tools = tools::prepare(workspace)?;
+    let dist = dist::build(workspace, &tools, host_arch(), None)?;
+    tools.unlock(workspace)?;
+    let emulator = Emulator::start(workspace, &tools)?;
+    let surroundings = Surroundings {
+        tools: &tools,
+        dist: &dist,
+        endpoint: &emulator.endpoint(),
+    };
+    let chosen = chosen(runner_args, &["--workspace"]);
+    let mut outcome = Ok(());
+    // The runner comes last, so that its closing line closes the task.
+    if runner_args.is_empty() {
+        outcome = process::run(surroundings.command(workspace, Account::Emulated).args([
+            "test",
+            "--doc",
+            "--workspace",
+        ]));
+    }
+    let tests = process::run(&mut runner(
+        workspace,
+        &surroundings,
+        Account::Emulated,
+        &chosen,
+    ));
+    if tests.is_err() || outcome.is_err() {
+        eprintln!("the emulator's log: {}", emulator.log.display());
+    }
+    tests.and(outcome)
+}
+
+/// Runs only the end-to-end tests, against `endpoint`.
+///
+/// # Errors
+/// When a step fails; a failed test fails the runner.
+pub(crate) fn e2e(
+    workspace: &Workspace,
+    endpoint: &str,
+    runner_args: &[String],
+) -> Result<(), Error> {
+    let tools = tools::prepare(workspace)?;
+    let dist = dist::build(workspace, &tools, host_arch(), None)?;
+    tools.unlock(workspace)?;
+    let surroundings = Surroundings {
+        tools: &tools,
+        dist: &dist,
+        endpoint,
+    };
+    let chosen = chosen(runner_args, &["--package", "loopy-localstack"]);
+    process::run(&mut runner(
+        workspace,
+        &surroundings,
+        Account::Callers,
+        &chosen,
+    ))
+}
+
+/// The functions run on this machine, as processes of the emulator.
+fn host_arch() -> Arch {
+    if std::env::consts::ARCH == "aarch64" {
+        Arch::Arm64
+    } else {
+        Arch::X86_64
+    }
+}
+
+/// What the runner is to run: `default`, unless the arguments choose packages.
+fn chosen(runner_args: &[String], default: &[&str]) -> Vec<String> {
+    let chooses = |arg: &String| {
+        matches!(arg.as_str(), "-p" | "--package" | "--workspace") || arg.starts_with("--package=")
+    };
+    let default = if runner_args.iter().any(chooses) {
+        &[]
+    } else {
+        default
+    };
+    default
+        .iter()
+        .map(|arg| (*arg).to_owned())
+        .chain(runner_args.iter().cloned())
+        .collect()
+}
+
+/// cargo-nextest where there is one, else cargo's own runner. Either runs ignored
+/// tests too: a test that cannot run says so by failing.
+fn runner(
+    workspace: &Workspace,
+    surroundings: &Surroundings<'_>,
+    account: Account,
+    chosen: &[String],
+) -> Command {
+    let mut command = surroundings.command(workspace, account);
+    if process::succeeds(workspace.cargo().args(["nextest", "--version"])) {
+        command
+            .args(["nextest", "run", "--run-ignored", "all"])
+            .args(chosen);
+    } else {
+        command.args([
+            "test",
+            "--no-fail-fast",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--examples",
+        ]);
+        command.args(chosen);
+        if !chosen.iter().any(|arg| arg == "--") {
+            command.arg("--");
+        }
+        command.arg("--include-ignored");
+    }
+    command
+}
+
+/// Whose AWS account the tests work in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Account {
+    /// One of the emulator's: nothing of the caller's credentials is passed on.
+    Emulated,
+    /// The caller named the endpoint, so the caller's credentials may be needed.
+    Callers,
+}
+
+/// What the tests find in their environment.
+struct Surroundings<'a> {
+    tools: &'a Tools,
+    dist: &'a Path,
+    endpoint: &'a str,
+}
+
+impl Surroundings<'_> {
+    fn command(&self, workspace: &Workspace, account: Account) -> Command {
+        let mut command = workspace.cargo();
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            // A test must never find a real key: it would be used, and paid for.
+            let paid = ["ANTHROPIC_", "CLAUDE_", "OPENAI_", "DAYTONA_", "LOOPY_"];
+            let aws = account == Account::Emulated && name.starts_with("AWS_");
+            if aws || paid.iter().any(|prefix| name.starts_with(prefix)) {
+                command.env_remove(&*name);
+            }
+        }
+        if account == Account::Emulated {
+            command
+                .env("AWS_EC2_METADATA_DISABLED", "true")
+                .env("AWS_CONFIG_FILE", "/dev/null")
+                .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+        }
+        command
+            .env("NO_PROXY", "127.0.0.1,localhost")
+            .env("LOOPY_TEST_EMULATOR", self.endpoint)
+            .env("LOOPY_TEST_DIST", self.dist)
+            .env("LOOPY_TEST_CFN_LINT", self.tools.python_program("cfn-lint"))
+            .env("LOOPY_TEST_AWS", self.tools.python_program("aws"))
+            .env("LOOPY_TEST_PYTHON", self.tools.python_program("python"))
+            .env("LOOPY_TEST_CLAUDE", self.tools.claude())
+            .env("LOOPY_TEST_WEBHOOKS", self.tools.webhooks());
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen_of(args: &[&str]) -> Vec<String> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        chosen(&args, &["--workspace"])
+    }
+
+    #[test]
+    fn everything_runs_unless_packages_are_named() {
+        assert_eq!(chosen_of(&[]), ["--workspace"]);
+        assert_eq!(chosen_of(&["retry"]), ["--workspace", "retry"]);
+        assert_eq!(chosen_of(&["-p", "loopy-engine"]), ["-p", "loopy-engine"]);
+        assert_eq!(chosen_of(&["--package=xtask"]), ["--package=xtask"]);
+    }
+}

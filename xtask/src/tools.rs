@@ -1,0 +1,200 @@
+//! Installs the tools the tests use, each pinned, into the target folder: a Python
+//! virtual environment (emulator, cfn-lint, cargo-lambda, AWS CLI) and npm packages
+//! (Claude Code, real webhook deliveries). Does nothing when they are there already.
+
+use crate::debian::{self, Need};
+use crate::error::Error;
+use crate::process;
+use crate::workspace::Workspace;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const CLAUDE_CODE: &str = "2.1.329";
+const WEBHOOKS: &str = "@octokit/webhooks-examples@7.6.1";
+
+const NEEDS: [Need; 3] = [
+    Need {
+        name: "Python 3.10 or later with venv",
+        check: &[
+            "python3",
+            "-c",
+            "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))",
+        ],
+        packages: &["python3", "python3-venv"],
+    },
+    Need {
+        name: "npm",
+        check: &["npm", "--version"],
+        packages: &["npm"],
+    },
+    Need {
+        name: "git",
+        check: &["git", "--version"],
+        packages: &["git"],
+    },
+];
+
+/// Where the tools are.
+pub(crate) struct Tools {
+    /// The programs of the virtual environment.
+    pub(crate) bin: PathBuf,
+    /// The `node_modules` folder.
+    pub(crate) node_modules: PathBuf,
+    /// Claude Code's npm package on this machine.
+    claude_package: String,
+    /// Held as long as the tools are changed or built with, so that two tasks on
+    /// one target folder don't get into each other's way.
+    lock: File,
+}
+
+impl Tools {
+    /// A program of the virtual environment.
+    pub(crate) fn python_program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// The Claude Code binary.
+    pub(crate) fn claude(&self) -> PathBuf {
+        self.node_modules.join(&self.claude_package).join("claude")
+    }
+
+    /// The folder of real webhook deliveries.
+    pub(crate) fn webhooks(&self) -> PathBuf {
+        self.node_modules.join("@octokit/webhooks-examples")
+    }
+
+    /// Lets other tasks at the tools.
+    ///
+    /// # Errors
+    /// When the lock file cannot be unlocked.
+    pub(crate) fn unlock(&self, workspace: &Workspace) -> Result<(), Error> {
+        self.lock
+            .unlock()
+            .map_err(Error::file(&lock_path(workspace)))
+    }
+}
+
+/// Installs what is missing.
+///
+/// # Errors
+/// When an installer fails, or something is missing that cannot be installed.
+pub(crate) fn prepare(workspace: &Workspace) -> Result<Tools, Error> {
+    debian::ensure(&NEEDS)?;
+    let path = lock_path(workspace);
+    let lock = File::create(&path).map_err(Error::file(&path))?;
+    lock.lock().map_err(Error::file(&path))?;
+
+    let venv = workspace.tools.join("venv");
+    install(&venv, &python_stamp(&workspace.root)?, || {
+        python(&workspace.root, &venv)
+    })?;
+
+    let claude_package = claude_package()?;
+    let npm = workspace.tools.join("npm");
+    let packages = [
+        format!("{claude_package}@{CLAUDE_CODE}"),
+        WEBHOOKS.to_owned(),
+    ];
+    install(&npm, &packages.join("\n"), || node(&npm, &packages))?;
+
+    Ok(Tools {
+        bin: venv.join("bin"),
+        node_modules: npm.join("node_modules"),
+        claude_package,
+        lock,
+    })
+}
+
+fn lock_path(workspace: &Workspace) -> PathBuf {
+    workspace.tools.join("lock")
+}
+
+/// Runs `make` on a fresh `folder`, unless what `stamp` describes is there already.
+fn install(
+    folder: &Path,
+    stamp: &str,
+    make: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let stamp_path = folder.join(".stamp");
+    if std::fs::read_to_string(&stamp_path).is_ok_and(|found| found == stamp) {
+        return Ok(());
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(Error::file(folder))?;
+    }
+    std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
+    make()?;
+    // Last, so that an installation that broke off is begun again.
+    std::fs::write(&stamp_path, stamp).map_err(Error::file(&stamp_path))
+}
+
+fn requirement_files(root: &Path) -> [PathBuf; 2] {
+    [
+        root.join("localstack/requirements.txt"),
+        root.join("localstack/constraints.txt"),
+    ]
+}
+
+/// What the virtual environment is made of: the pins and the interpreter.
+fn python_stamp(root: &Path) -> Result<String, Error> {
+    let mut stamp = process::read(
+        Command::new("python3").args(["-c", "import sys; print(sys.executable, sys.version)"]),
+    )?;
+    for path in requirement_files(root) {
+        stamp.push_str(&std::fs::read_to_string(&path).map_err(Error::file(&path))?);
+    }
+    Ok(stamp)
+}
+
+fn python(root: &Path, venv: &Path) -> Result<(), Error> {
+    eprintln!("installing the emulator, cfn-lint, cargo-lambda and the AWS CLI");
+    process::run_beside(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
+    let [requirements, constraints] = requirement_files(root);
+    process::run_beside(
+        Command::new(venv.join("bin/python"))
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
+            .arg("--requirement")
+            .arg(requirements)
+            .arg("--constraint")
+            .arg(constraints),
+    )
+}
+
+fn claude_package() -> Result<String, Error> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => {
+            return Err(Error::Missing {
+                missing: format!("Claude Code for {other}"),
+                remedy: "The tests run on x86_64 and aarch64.".to_owned(),
+            });
+        }
+    };
+    Ok(format!("@anthropic-ai/claude-code-linux-{arch}"))
+}
+
+fn node(folder: &Path, packages: &[String]) -> Result<(), Error> {
+    eprintln!("installing {}", packages.join(" and "));
+    process::run_beside(
+        Command::new("npm")
+            .arg("install")
+            .arg("--prefix")
+            .arg(folder)
+            .args([
+                "--ignore-scripts",
+                "--no-fund",
+                "--no-audit",
+                "--save-exact",
+            ])
+            .args(["--loglevel", "error"])
+            .args(packages),
+    )
+}
