@@ -2,7 +2,9 @@
 
 use crate::Outcome;
 use crate::output::Terminal;
-use clap::Args;
+use clap::{Args, ValueEnum};
+use loopy_compiler::{Compilation, Severity, Sources, render};
+use std::io;
 use std::path::PathBuf;
 
 /// Arguments of `loopy compile`.
@@ -11,29 +13,110 @@ pub(crate) struct Arguments {
     /// The project's folder, the one with `registry.yml`
     #[arg(default_value = ".")]
     project: PathBuf,
+    /// Only check; write nothing
+    #[arg(long, conflicts_with = "out")]
+    check: bool,
+    /// Write the manifest to this file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// How diagnostics are shown: `human` on stderr, `json` on stdout
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+/// How diagnostics are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people, on stderr
+    Human,
+    /// For programs, on stdout
+    Json,
 }
 
 /// Why the command broke off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CompileError {
-    /// There is no such folder.
-    #[error("there is no folder {}", .0.display())]
-    NoProject(PathBuf),
+    /// The project's folder cannot be read.
+    #[error("cannot read the project {}: {source}", .project.display())]
+    NoProject {
+        /// The folder that was given.
+        project: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The manifest cannot be written.
+    #[error("cannot write the manifest to {}: {source}", .path.display())]
+    Write {
+        /// The file that was given.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Stdout is closed.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
 }
 
 impl CompileError {
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::NoProject(_) => Some("give the folder that holds registry.yml".to_owned()),
+            Self::NoProject { .. } => Some("give the folder that holds registry.yml".to_owned()),
+            Self::Write { .. } | Self::Stdout(_) => None,
         }
     }
 }
 
 /// Runs the command.
-pub(crate) fn run(arguments: &Arguments, _terminal: &Terminal) -> Result<Outcome, CompileError> {
-    if !arguments.project.is_dir() {
-        return Err(CompileError::NoProject(arguments.project.clone()));
+pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, CompileError> {
+    let sources = Sources::read(&arguments.project).map_err(|source| CompileError::NoProject {
+        project: arguments.project.clone(),
+        source,
+    })?;
+    let compilation = loopy_compiler::compile(&sources);
+    match arguments.format {
+        Format::Json => terminal
+            .data(&render::json(&compilation.diagnostics))
+            .map_err(CompileError::Stdout)?,
+        Format::Human => {
+            let shown = render::human(&compilation.diagnostics, &sources, terminal.colour);
+            if !shown.is_empty() {
+                terminal.say(&shown);
+            }
+        }
+    }
+    terminal.say(&summary(&compilation));
+    let Some(manifest) = &compilation.manifest else { return Ok(Outcome::ProjectErrors) };
+    if let Some(path) = &arguments.out {
+        std::fs::write(path, manifest.to_json())
+            .map_err(|source| CompileError::Write { path: path.clone(), source })?;
+        terminal.say(&format!("wrote {} (manifest {})", path.display(), manifest.hash));
     }
     Ok(Outcome::Fine)
+}
+
+/// One line about what came of it.
+fn summary(compilation: &Compilation) -> String {
+    let count = |severity| {
+        compilation.diagnostics.iter().filter(|found| found.severity == severity).count()
+    };
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let mut parts = Vec::new();
+    if errors > 0 {
+        parts.push(plural(errors, "error"));
+    }
+    if warnings > 0 {
+        parts.push(plural(warnings, "warning"));
+    }
+    if let Some(manifest) = &compilation.manifest {
+        let steps = manifest.workflows.values().map(|workflow| workflow.steps.len()).sum();
+        parts.push(plural(manifest.workflows.len(), "workflow"));
+        parts.push(plural(steps, "step"));
+        parts.push(plural(manifest.sensors.len(), "sensor"));
+    }
+    parts.join(", ")
+}
+
+fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

@@ -1,1 +1,88 @@
-//! x
+//! Compiles a project: files in, a manifest and diagnostics out. Pure: the same
+//! files give the same bytes. It never panics, and it never stops at the first
+//! error; malformed input of any kind is a diagnostic.
+//!
+//! [`Sources::read`] is the only part that touches a disk. [`compile`] reads
+//! the registry, the steps and the sensors each by itself, then looks at what
+//! holds between them, and at last puts the manifest together.
+
+mod assemble;
+mod catalogue;
+mod cron;
+mod diagnostic;
+mod frontmatter;
+mod nearest;
+mod reference;
+mod registry;
+pub mod render;
+mod sensor;
+mod sources;
+mod step;
+mod template;
+mod types;
+mod workflow;
+mod yaml;
+
+pub use diagnostic::{Code, Diagnostic, Severity, Span};
+pub use sources::Sources;
+
+use diagnostic::Report;
+use loopy_contract::manifest::{FileHash, Manifest};
+use std::collections::BTreeMap;
+
+/// What came of a project.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compilation {
+    /// The manifest; `None` when there are errors.
+    pub manifest: Option<Manifest>,
+    /// The bytes of each skill file and each piece of sensor code that the
+    /// manifest names, by content hash. Empty when there are errors.
+    pub files: BTreeMap<FileHash, Vec<u8>>,
+    /// What there is to say, by file and place.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Compilation {
+    /// Whether there are errors.
+    pub fn has_errors(&self) -> bool {
+        self.manifest.is_none()
+    }
+}
+
+/// Compiles a project.
+pub fn compile(sources: &Sources) -> Compilation {
+    let mut report = Report::default();
+    let mut registry = registry::read(sources, &mut report);
+    let workflows = step::read_all(sources, &mut report);
+    let mut sensors = sensor::read_all(sources, &mut report);
+    let skills = assemble::skill_names(sources);
+
+    workflow::check(&workflows, &mut report);
+    // Before the built-in events are registered: sensors may not emit those.
+    sensor::check(&sensors, &registry, &mut report);
+    catalogue::inject(&workflows, &mut registry, &mut sensors.drafts, &mut report);
+    reference::check_bodies(&workflows, &registry, &mut report);
+    reference::check_steps(&workflows, &registry, &mut report);
+    reference::check_registry(&workflows, &registry, &skills, &mut report);
+    if !sensors.incomplete {
+        reference::check_producers(&workflows, &registry, &sensors.drafts, &mut report);
+    }
+
+    let diagnostics = report.finish();
+    if diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == Severity::Error)
+    {
+        return Compilation {
+            manifest: None,
+            files: BTreeMap::new(),
+            diagnostics,
+        };
+    }
+    let (manifest, files) = assemble::manifest(sources, registry, workflows, sensors, &skills);
+    Compilation {
+        manifest: Some(manifest),
+        files,
+        diagnostics,
+    }
+}

@@ -1,0 +1,193 @@
+//! Puts the manifest together from parts that have no errors.
+
+use crate::registry::RegistryDraft;
+use crate::sensor::Sensors;
+use crate::sources::{File, Sources};
+use crate::step::{TriggerDraft, WorkflowDraft, Workflows};
+use loopy_contract::ids::sha256_hex;
+use loopy_contract::manifest::{
+    EventLineage, FileHash, Lineage, Manifest, Registry, SCHEMA_VERSION, Step, Trigger, Workflow,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Files by content hash.
+type Files = BTreeMap<FileHash, Vec<u8>>;
+
+/// The skills of the project: the folders under `skills/` with a `SKILL.md`.
+pub(crate) fn skill_names(sources: &Sources) -> BTreeSet<&str> {
+    sources
+        .below("skills/")
+        .filter_map(|(path, _)| path.strip_prefix("skills/")?.strip_suffix("SKILL.md"))
+        .filter_map(|folder| match folder.strip_suffix('/') {
+            Some(folder) => Some(folder),
+            None => folder.is_empty().then_some("."),
+        })
+        .collect()
+}
+
+/// The manifest, and the files it names.
+pub(crate) fn manifest(
+    sources: &Sources,
+    registry: RegistryDraft,
+    workflows: Workflows,
+    sensors: Sensors,
+    skills: &BTreeSet<&str>,
+) -> (Manifest, Files) {
+    let mut files = Files::new();
+    let lineage = lineage(&workflows, &sensors);
+    let used: BTreeSet<String> = registry
+        .agents
+        .entries
+        .values()
+        .flat_map(|agent| agent.body.skills.iter().map(|(skill, _)| skill.clone()))
+        .collect();
+    let skills = skill_files(sources, skills, &used, &mut files);
+    let sensor_files = sources
+        .below("sensors/")
+        .filter_map(|(path, file)| Some((path.to_owned(), store(file, &mut files)?)))
+        .collect();
+    let mut sensors: Vec<_> = sensors
+        .drafts
+        .into_iter()
+        .map(|draft| draft.sensor)
+        .collect();
+    sensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let named = |workflow: (String, WorkflowDraft)| (workflow.0, self::workflow(workflow.1));
+    let manifest = Manifest {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        loopy_version: env!("CARGO_PKG_VERSION").to_owned(),
+        hash: String::new(),
+        registry: self::registry(registry),
+        workflows: workflows.by_name.into_iter().map(named).collect(),
+        sensors,
+        lineage,
+        skills,
+        sensor_files,
+    };
+    (manifest.seal(), files)
+}
+
+fn registry(draft: RegistryDraft) -> Registry {
+    let agents = draft.agents.entries.into_iter();
+    let events = draft.events.entries.into_iter();
+    Registry {
+        sandboxes: draft
+            .sandboxes
+            .entries
+            .into_iter()
+            .map(|(n, e)| (n, e.body))
+            .collect(),
+        agents: agents
+            .filter_map(|(name, entry)| Some((name, entry.body.agent?)))
+            .collect(),
+        events: events
+            .map(|(name, entry)| (name, entry.body.contract))
+            .collect(),
+        limits: draft.limits,
+    }
+}
+
+fn workflow(draft: WorkflowDraft) -> Workflow {
+    let entry = draft.entry().map(|step| step.name.clone());
+    let steps = draft.steps.into_iter().map(|(name, step)| {
+        let step = Step {
+            id: step.id,
+            trigger: match step.trigger {
+                TriggerDraft::Read(trigger, _) => Some(trigger),
+                TriggerDraft::None | TriggerDraft::Broken => None,
+            },
+            after: step.after.into_iter().map(|(name, _)| name).collect(),
+            agent: step.agent.map(|(name, _)| name),
+            output: step.output.contract.fields,
+            output_optional: step.output.contract.optional,
+            emits: step.emits.into_iter().map(|(event, _)| event).collect(),
+            budget: step.budget,
+            body: step.body,
+            refs: step
+                .refs
+                .into_iter()
+                .map(|(reference, _)| reference)
+                .collect(),
+        };
+        (name, step)
+    });
+    Workflow {
+        steps: steps.collect(),
+        entry,
+    }
+}
+
+fn lineage(workflows: &Workflows, sensors: &Sensors) -> Lineage {
+    let mut events: BTreeMap<String, EventLineage> = BTreeMap::new();
+    for draft in &sensors.drafts {
+        let lineage = events.entry(draft.sensor.emits.clone()).or_default();
+        lineage.producers.insert(draft.sensor.name.clone());
+    }
+    for step in workflows.steps() {
+        for (event, _) in &step.emits {
+            events
+                .entry(event.clone())
+                .or_default()
+                .producers
+                .insert(step.id.clone());
+        }
+        if let TriggerDraft::Read(Trigger::Event { event }, _) = &step.trigger {
+            events
+                .entry(event.clone())
+                .or_default()
+                .consumers
+                .insert(step.id.clone());
+        }
+    }
+    Lineage { events }
+}
+
+/// The files of each used skill. A file belongs to the innermost skill around
+/// it, so a skill that lies inside another one is not part of that one.
+fn skill_files(
+    sources: &Sources,
+    skills: &BTreeSet<&str>,
+    used: &BTreeSet<String>,
+    files: &mut Files,
+) -> BTreeMap<String, BTreeMap<String, FileHash>> {
+    let mut found: BTreeMap<String, BTreeMap<String, FileHash>> = BTreeMap::new();
+    for (path, file) in sources.below("skills/") {
+        let Some(inside) = path.strip_prefix("skills/") else {
+            continue;
+        };
+        let mut folder = inside;
+        let owner = loop {
+            match folder.rsplit_once('/') {
+                Some((parent, _)) if skills.contains(parent) => break Some(parent),
+                Some((parent, _)) => folder = parent,
+                None => break skills.contains(".").then_some("."),
+            }
+        };
+        let Some(owner) = owner.filter(|owner| used.contains(*owner)) else {
+            continue;
+        };
+        let relative = match owner {
+            "." => inside,
+            _ => inside
+                .strip_prefix(owner)
+                .unwrap_or(inside)
+                .trim_start_matches('/'),
+        };
+        if let Some(hash) = store(file, files) {
+            found
+                .entry(owner.to_owned())
+                .or_default()
+                .insert(relative.to_owned(), hash);
+        }
+    }
+    found
+}
+
+fn store(file: &File, files: &mut Files) -> Option<FileHash> {
+    let File::Bytes(bytes) = file else {
+        return None;
+    };
+    let hash = sha256_hex(bytes);
+    files.entry(hash.clone()).or_insert_with(|| bytes.clone());
+    Some(hash)
+}

@@ -1,0 +1,147 @@
+//! The grammar of `cron("…", tz=Zone)` triggers.
+
+use croner::parser::{CronParser, Seconds, Year};
+use jiff::tz::TimeZoneDatabase;
+use std::sync::LazyLock;
+
+/// A schedule that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    pub(crate) expr: String,
+    pub(crate) tz: Option<String>,
+}
+
+/// Why a trigger is no schedule.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// The zones this compiler was built with, not those of the machine: the same
+/// project has to compile in the same way everywhere.
+static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
+
+/// Whether `text` has to be read as a schedule.
+pub(crate) fn is_cron(text: &str) -> bool {
+    text.starts_with("cron(")
+}
+
+/// Reads a trigger that [`is_cron`].
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn parse(text: &str) -> Result<Schedule, Refusal> {
+    let (expr, zone) = split(text).ok_or_else(|| Refusal {
+        message: format!("`{text}` is not a schedule"),
+        hint: Some(
+            "write cron(\"0 9 * * 1-5\") or cron(\"0 9 * * 1-5\", tz=Europe/Berlin)".to_owned(),
+        ),
+    })?;
+    let fields = expr.split_whitespace().count();
+    if fields != 5 {
+        return Err(Refusal {
+            message: format!("the schedule \"{expr}\" has {fields} fields instead of 5"),
+            hint: Some("the fields are minute, hour, day of month, month, day of week".to_owned()),
+        });
+    }
+    let parser = CronParser::builder()
+        .seconds(Seconds::Disallowed)
+        .year(Year::Disallowed)
+        .build();
+    parser.parse(expr).map_err(|error| Refusal {
+        message: format!("the schedule \"{expr}\" makes no sense: {error}"),
+        hint: None,
+    })?;
+    let tz = match zone {
+        None => None,
+        Some(zone) => {
+            let known = ZONES.get(zone).map_err(|_| Refusal {
+                message: format!("there is no time zone `{zone}`"),
+                hint: Some("zones have IANA names, such as Europe/Berlin or UTC".to_owned()),
+            })?;
+            // The name as the database writes it; schedulers care for the case.
+            Some(known.iana_name().unwrap_or(zone).to_owned())
+        }
+    };
+    Ok(Schedule {
+        expr: expr.to_owned(),
+        tz,
+    })
+}
+
+/// Expression and zone of `cron("expr", tz=zone)`; the zone may be quoted.
+fn split(text: &str) -> Option<(&str, Option<&str>)> {
+    let inner = text.strip_prefix("cron(")?.strip_suffix(')')?.trim();
+    let (expr, rest) = inner.strip_prefix('"')?.split_once('"')?;
+    let rest = rest.trim();
+    if rest.is_empty() {
+        return Some((expr, None));
+    }
+    let zone = rest
+        .strip_prefix(',')?
+        .trim_start()
+        .strip_prefix("tz")?
+        .trim_start();
+    let zone = zone.strip_prefix('=')?.trim();
+    let zone = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| zone.strip_prefix(quote)?.strip_suffix(quote))
+        .unwrap_or(zone);
+    (!zone.is_empty() && !zone.contains([')', '"', '\''])).then_some((expr, Some(zone)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn schedules_are_read() {
+        for (text, expr, tz) in [
+            ("cron(\"0 3 * * *\")", "0 3 * * *", None),
+            (
+                "cron( \"1,15 8-18/2 * * mon-fri\" , tz = Europe/Paris )",
+                "1,15 8-18/2 * * mon-fri",
+                Some("Europe/Paris"),
+            ),
+            (
+                "cron(\"0 3 L * 7\", tz=\"america/new_york\")",
+                "0 3 L * 7",
+                Some("America/New_York"),
+            ),
+            (
+                "cron(\"0 3 ? * mon#2\", tz='UTC')",
+                "0 3 ? * mon#2",
+                Some("UTC"),
+            ),
+        ] {
+            let read = parse(text).unwrap();
+            assert_eq!(
+                (read.expr.as_str(), read.tz.as_deref()),
+                (expr, tz),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_rest_is_refused() {
+        for text in [
+            "cron()",
+            "cron(0 3 * * *)",
+            "cron('0 3 * * *')",
+            "cron(\"@daily\")",
+            "cron(\"0 0 3 * * *\")",
+            "cron(\"99 * * * *\")",
+            "cron(\"R * * * *\")",
+            "cron(\"0 3 * * *\", tz=Mars/Phobos)",
+            "cron(\"0 3 * * *\" tz=UTC)",
+            "cron(\"0 3 * * *\", tz=)",
+            "cron(\"0 3 * * *\") x",
+            "cron(\"\")",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

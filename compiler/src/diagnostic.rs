@@ -1,0 +1,284 @@
+//! What the compiler has to say about a project: the codes, each declared once,
+//! and the diagnostics that carry them.
+
+use serde::{Serialize, Serializer};
+
+/// How much a diagnostic weighs. Errors keep the manifest back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The project does not compile.
+    Error,
+    /// The project compiles, but hardly means what is written.
+    Warning,
+}
+
+impl Severity {
+    /// The word shown to people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($code:ident $severity:ident $title:literal,)+) => {
+        /// The stable codes. A number is never given a second meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $(#[doc = $title] $code,)+
+        }
+
+        impl Code {
+            /// All of them, in order.
+            pub const ALL: &[Self] = &[$(Self::$code,)+];
+
+            /// The code as it is printed: `LOOPY-E102`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$code => concat!("LOOPY-", stringify!($code)),)+
+                }
+            }
+
+            /// What the code is about, in one line.
+            pub fn title(self) -> &'static str {
+                match self {
+                    $(Self::$code => $title,)+
+                }
+            }
+
+            /// How much it weighs.
+            pub fn severity(self) -> Severity {
+                match self {
+                    $(Self::$code => Severity::$severity,)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    E001 Error "registry.yml is missing or malformed",
+    E101 Error "a step file is malformed",
+    E102 Error "a workflow needs exactly one step with a trigger",
+    E103 Error "a step has neither a trigger nor predecessors",
+    E104 Error "a step has both a trigger and predecessors",
+    E105 Error "a predecessor does not exist in the workflow",
+    E106 Error "the steps of a workflow wait for each other in a circle",
+    E110 Error "a cron trigger is malformed",
+    E111 Error "a step has several triggers",
+    E112 Error "a built-in event does not exist",
+    E201 Error "a type is not known",
+    E210 Error "a name does not start with a capital letter",
+    E211 Error "a name is used in two categories",
+    E212 Error "a repository is malformed",
+    E213 Error "a limit is malformed",
+    E214 Error "a sandbox has no provider",
+    E215 Error "a name lies in a namespace of built-in events",
+    E216 Error "a sandbox's provider is not known",
+    E301 Error "a template tag is malformed",
+    E302 Error "the trigger's event has no such field",
+    E303 Error "a schedule's tick has no such field",
+    E304 Error "a reference names a step that is not a direct predecessor",
+    E305 Error "the predecessor declares no such output",
+    E401 Error "a sensor emits an event that is not registered",
+    E402 Error "a sensor cannot be read",
+    E403 Error "a sensor's trigger is malformed or taken",
+    E404 Error "a sensor's signature scheme cannot be used",
+    E405 Error "two sensors have one name",
+    E406 Error "a webhook's path does not start with a slash",
+    E501 Error "a step's agent is not registered",
+    E502 Error "an agent's sandbox is not registered",
+    E503 Error "an agent's skill does not exist",
+    E504 Error "an event is not registered",
+    E505 Error "a limit names a workflow that does not exist",
+    E506 Error "an agent has no sandbox",
+    E507 Error "an agent has no model or no harness",
+    E508 Error "a harness is not known or cannot drive the model",
+    E509 Error "a step has no agent",
+    E601 Error "a form of the language that this version does not run",
+    W101 Warning "a key of a step is not known",
+    W102 Warning "a value in a step has no effect",
+    W201 Warning "a key of registry.yml is not known",
+    W202 Warning "a value in registry.yml has no effect",
+    W401 Warning "anyone can post to a webhook",
+    W402 Warning "a file under sensors/ holds no sensor",
+    W403 Warning "a sensor polls without a pause",
+    W501 Warning "nothing makes the event that a workflow waits for",
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// A place in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// Counted from 1.
+    pub line: u32,
+    /// In characters, counted from 1.
+    pub column: u32,
+    /// Characters on that line, at least 1.
+    pub length: u32,
+}
+
+impl Span {
+    /// The beginning of a file.
+    pub const START: Self = Self {
+        line: 1,
+        column: 1,
+        length: 1,
+    };
+
+    /// The place of the byte range `start..end` of `text`. Bounds that lie
+    /// outside the text or inside a character are moved back to the next one
+    /// that does not.
+    pub fn in_text(text: &str, start: usize, end: usize) -> Self {
+        let start = text.floor_char_boundary(start);
+        let end = text.floor_char_boundary(end).max(start);
+        let before = text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let inside = text.get(start..end).unwrap_or_default();
+        let first_line = inside.split('\n').next().unwrap_or_default();
+        Self {
+            line: number(before.matches('\n').count()).saturating_add(1),
+            column: number(before.get(line_start..).unwrap_or_default().chars().count())
+                .saturating_add(1),
+            length: number(first_line.chars().count()).max(1),
+        }
+    }
+}
+
+/// A count as the 32 bits a position has; files are far smaller.
+pub(crate) fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// One thing the compiler has to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// Which rule.
+    pub code: Code,
+    /// The code's severity.
+    pub severity: Severity,
+    /// Path in the project, with `/`.
+    pub file: String,
+    /// Where in it.
+    #[serde(flatten, serialize_with = "line_and_column")]
+    pub span: Span,
+    /// What is wrong, understandable without the excerpt.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+fn line_and_column<S: Serializer>(span: &Span, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct LineAndColumn {
+        line: u32,
+        column: u32,
+    }
+    LineAndColumn {
+        line: span.line,
+        column: span.column,
+    }
+    .serialize(serializer)
+}
+
+impl Diagnostic {
+    /// Adds advice.
+    pub(crate) fn hint(&mut self, hint: impl Into<String>) {
+        self.hint = Some(hint.into());
+    }
+
+    /// Adds advice where there is some.
+    pub(crate) fn hint_if(&mut self, hint: Option<String>) {
+        if hint.is_some() {
+            self.hint = hint;
+        }
+    }
+}
+
+/// Collects diagnostics; nothing stops at the first error.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    /// Adds a diagnostic, which may then be given a hint.
+    pub(crate) fn add(
+        &mut self,
+        code: Code,
+        file: &str,
+        span: Span,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        let at = self.diagnostics.len();
+        self.diagnostics.push(Diagnostic {
+            code,
+            severity: code.severity(),
+            file: file.to_owned(),
+            span,
+            message: message.into(),
+            hint: None,
+        });
+        &mut self.diagnostics[at]
+    }
+
+    /// All diagnostics by file, place and code, each once.
+    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+        self.diagnostics.sort_by(|a, b| {
+            (&a.file, a.span, a.code, &a.message).cmp(&(&b.file, b.span, b.code, &b.message))
+        });
+        self.diagnostics.dedup();
+        self.diagnostics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_count_characters_and_survive_any_bounds() {
+        let text = "a\nüber b\n";
+        assert_eq!(
+            Span::in_text(text, 8, 9),
+            Span {
+                line: 2,
+                column: 6,
+                length: 1
+            }
+        );
+        assert_eq!(
+            Span::in_text(text, 2, 200),
+            Span {
+                line: 2,
+                column: 1,
+                length: 6
+            }
+        );
+        assert_eq!(
+            Span::in_text(text, 3, 3),
+            Span {
+                line: 2,
+                column: 1,
+                length: 1
+            }
+        );
+        assert_eq!(Span::in_text("", 9, 1), Span::START);
+    }
+
+    #[test]
+    fn every_code_has_one_name() {
+        let mut names: Vec<_> = Code::ALL.iter().map(|code| code.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Code::ALL.len());
+    }
+}

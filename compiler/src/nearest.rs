@@ -1,0 +1,71 @@
+//! Finds the name an author most likely meant.
+
+/// The candidate closest to `name`, if one is close enough to be a slip of the
+/// keyboard: at most a third of the letters differ.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let wanted: Vec<char> = name.chars().flat_map(char::to_lowercase).collect();
+    // Names this long are not typed, and each comparison costs their square.
+    if wanted.len() > 64 {
+        return None;
+    }
+    let allowed = (wanted.len() / 3).max(1);
+    candidates
+        .into_iter()
+        .filter(|candidate| *candidate != name)
+        .filter_map(|candidate| {
+            let letters: Vec<char> = candidate.chars().flat_map(char::to_lowercase).collect();
+            if letters.len().abs_diff(wanted.len()) > allowed {
+                return None;
+            }
+            let distance = distance(&wanted, &letters);
+            (distance <= allowed).then_some((distance, candidate))
+        })
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// ``did you mean `X`?`` for the nearest candidate.
+pub(crate) fn did_you_mean<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    nearest(name, candidates).map(|candidate| format!("did you mean `{candidate}`?"))
+}
+
+/// Damerau–Levenshtein distance with adjacent transpositions.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut before_last: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, to) in b.iter().enumerate() {
+            let mut cost = (last[j] + usize::from(from != to))
+                .min(last[j + 1] + 1)
+                .min(row[j] + 1);
+            if i > 0 && j > 0 && a[i - 1] == *to && *from == b[j - 1] {
+                cost = cost.min(before_last[j - 1] + 1);
+            }
+            row.push(cost);
+        }
+        before_last = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_found_and_strangers_are_not() {
+        let keys = ["on", "after", "agent", "output", "emits", "budget"];
+        assert_eq!(nearest("outputs", keys), Some("output"));
+        assert_eq!(nearest("emit", keys), Some("emits"));
+        assert_eq!(nearest("agnet", keys), Some("agent"));
+        assert_eq!(nearest("Agent", keys), Some("agent"));
+        assert_eq!(nearest("description", keys), None);
+    }
+}

@@ -1,0 +1,414 @@
+//! Reads sensors, whatever they are written in. Their code is never run.
+
+mod python;
+mod shell;
+mod typescript;
+
+use crate::catalogue::{namespace, scheme_of_path};
+use crate::diagnostic::{Code, Report, Span};
+use crate::nearest::did_you_mean;
+use crate::registry::RegistryDraft;
+use crate::sources::Sources;
+use loopy_contract::manifest::{Sensor, SensorSource, SensorTrigger, VerifyScheme};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A sensor and where it is written.
+#[derive(Debug)]
+pub(crate) struct SensorDraft {
+    pub(crate) sensor: Sensor,
+    pub(crate) file: String,
+    pub(crate) span: Span,
+}
+
+/// All sensors, and whether each file could be read.
+#[derive(Debug, Default)]
+pub(crate) struct Sensors {
+    pub(crate) drafts: Vec<SensorDraft>,
+    /// Something could not be read, so that what is missing may be there.
+    pub(crate) incomplete: bool,
+}
+
+/// What a file says about one sensor, before any check. It knows whether an
+/// argument is there, and its value when that is a literal.
+#[derive(Debug)]
+struct Declared {
+    name: String,
+    span: Span,
+    emits: Argument,
+    webhook: Argument,
+    poll: Argument,
+    verify: Argument,
+    module: String,
+    function: Option<String>,
+}
+
+/// An argument of a declaration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Argument {
+    Absent,
+    /// Given, but not as a literal text.
+    Dynamic(Span),
+    Text(String, Span),
+}
+
+impl Argument {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text, _) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Why a file, or a declaration in it, cannot be read.
+#[derive(Debug)]
+struct Unreadable {
+    span: Span,
+    message: String,
+}
+
+/// Reads all sensor files.
+pub(crate) fn read_all(sources: &Sources, report: &mut Report) -> Sensors {
+    let mut reader = Reader {
+        report,
+        sensors: Sensors::default(),
+        routes: BTreeSet::new(),
+    };
+    for (path, file) in sources.below("sensors/") {
+        let file_name = path.rsplit('/').next().unwrap_or(path);
+        let read = match file_name.rsplit_once('.') {
+            Some((_, "py")) if file_name != "__init__.py" => python::read,
+            Some((_, "sh")) => shell::read,
+            Some((_, "ts")) if !file_name.ends_with(".d.ts") => typescript::read,
+            _ => {
+                if let Err(why) = file.readable() {
+                    reader.unreadable(path, Span::START, why);
+                }
+                continue;
+            }
+        };
+        let source = match file_name.rsplit_once('.') {
+            Some((_, "sh")) => SensorSource::Shell,
+            Some((_, "ts")) => SensorSource::Typescript,
+            _ => SensorSource::Module,
+        };
+        match file.text() {
+            Err(why) => reader.unreadable(path, Span::START, why),
+            Ok(text) => match read(path, text) {
+                Err(why) => reader.unreadable(path, why.span, why.message),
+                Ok(declared) => {
+                    if declared.is_empty() && source == SensorSource::Shell {
+                        reader.no_header(path);
+                    }
+                    for declared in declared {
+                        reader.take(path, source, declared);
+                    }
+                }
+            },
+        }
+    }
+    reader.settle_schemes();
+    reader.sensors
+}
+
+struct Reader<'a> {
+    report: &'a mut Report,
+    sensors: Sensors,
+    /// The pairs of path and event that are taken.
+    routes: BTreeSet<(String, String)>,
+}
+
+impl Reader<'_> {
+    fn unreadable(&mut self, path: &str, span: Span, message: String) {
+        self.sensors.incomplete = true;
+        self.report.add(Code::E402, path, span, message);
+    }
+
+    fn no_header(&mut self, path: &str) {
+        self.report
+            .add(
+                Code::W402,
+                path,
+                Span::START,
+                "the script has no `# loopy:` line, so it is no sensor",
+            )
+            .hint("write # loopy: poll=\"5m\" emits=\"Event\" at its top");
+    }
+
+    fn take(&mut self, path: &str, source: SensorSource, declared: Declared) {
+        let (name, span) = (declared.name, declared.span);
+        let Argument::Text(emits, emits_span) = declared.emits else {
+            self.sensors.incomplete = true;
+            let (at, message) = match declared.emits {
+                Argument::Dynamic(at) => (at, "`emits` that is no literal text"),
+                _ => (span, "no `emits`"),
+            };
+            self.report
+                .add(
+                    Code::E402,
+                    path,
+                    at,
+                    format!("sensor `{name}` has {message}"),
+                )
+                .hint("name the event it makes: emits=\"Event\"");
+            return;
+        };
+        let verify = self.scheme(
+            path,
+            &name,
+            &declared.verify,
+            declared.poll.text().is_some(),
+        );
+        let trigger = match (declared.webhook, declared.poll) {
+            (Argument::Text(route, at), Argument::Absent) => {
+                if !route.starts_with('/') {
+                    self.report
+                        .add(
+                            Code::E406,
+                            path,
+                            at,
+                            format!(
+                                "the path `{route}` of sensor `{name}` does not start with `/`"
+                            ),
+                        )
+                        .hint(format!("write \"/{route}\""));
+                }
+                if !self.routes.insert((route.clone(), emits.clone())) {
+                    self.sensors.incomplete = true;
+                    self.report.add(
+                        Code::E403,
+                        path,
+                        span,
+                        format!("another sensor already emits `{emits}` at `{route}`"),
+                    );
+                    return;
+                }
+                let verify = verify.or_else(|| scheme_of_path(&route));
+                SensorTrigger::Webhook {
+                    path: route,
+                    verify,
+                }
+            }
+            (Argument::Absent, Argument::Text(interval, at)) => match seconds(&interval) {
+                Some(seconds) => {
+                    if seconds == 0 {
+                        self.report
+                            .add(
+                                Code::W403,
+                                path,
+                                at,
+                                format!(
+                                    "sensor `{name}` polls every `{interval}`, without a pause"
+                                ),
+                            )
+                            .hint("give an interval above zero, such as 5m");
+                    }
+                    SensorTrigger::Poll { interval }
+                }
+                None => {
+                    self.no_trigger(
+                        path,
+                        at,
+                        format!("sensor `{name}` polls every `{interval}`, which is no interval"),
+                        "an interval is a number and one of s, m, h, d: 5m",
+                    );
+                    return;
+                }
+            },
+            (webhook, poll) => {
+                let both = webhook != Argument::Absent && poll != Argument::Absent;
+                let dynamic = [&webhook, &poll]
+                    .into_iter()
+                    .find_map(|argument| match argument {
+                        Argument::Dynamic(at) => Some(*at),
+                        _ => None,
+                    });
+                let (at, why) = match dynamic {
+                    _ if both => (span, "both `webhook` and `poll`"),
+                    Some(at) => (at, "a trigger that is no literal text"),
+                    None => (span, "neither `webhook` nor `poll`"),
+                };
+                self.no_trigger(
+                    path,
+                    at,
+                    format!("sensor `{name}` has {why}"),
+                    "give it webhook=\"/hooks/name\" or poll=\"5m\"",
+                );
+                return;
+            }
+        };
+        if let Some(namespace) = namespace(&emits) {
+            let message = format!(
+                "sensor `{name}` cannot emit `{emits}`: `{namespace}` belongs to built-in events"
+            );
+            self.report.add(Code::E215, path, emits_span, message);
+        }
+        let module = if source == SensorSource::Module {
+            dotted(path)
+        } else {
+            declared.module
+        };
+        self.sensors.drafts.push(SensorDraft {
+            sensor: Sensor {
+                name,
+                trigger,
+                emits,
+                source,
+                provider: None,
+                module: Some(module),
+                function: declared.function,
+            },
+            file: path.to_owned(),
+            span,
+        });
+    }
+
+    fn no_trigger(&mut self, path: &str, span: Span, message: String, hint: &str) {
+        self.sensors.incomplete = true;
+        self.report.add(Code::E403, path, span, message).hint(hint);
+    }
+
+    fn scheme(
+        &mut self,
+        path: &str,
+        name: &str,
+        verify: &Argument,
+        polls: bool,
+    ) -> Option<VerifyScheme> {
+        let names = VerifyScheme::ALL.map(VerifyScheme::name);
+        let hint = || format!("the schemes are {}", names.join(", "));
+        match verify {
+            Argument::Absent => None,
+            Argument::Dynamic(at) => {
+                self.report
+                    .add(
+                        Code::E404,
+                        path,
+                        *at,
+                        format!("`verify` of sensor `{name}` is no literal text"),
+                    )
+                    .hint(hint());
+                None
+            }
+            Argument::Text(_, at) if polls => {
+                let message = format!("sensor `{name}` polls, so it has nothing to verify");
+                self.report.add(Code::E404, path, *at, message);
+                None
+            }
+            Argument::Text(text, at) => {
+                let scheme = VerifyScheme::from_name(text);
+                if scheme.is_none() {
+                    self.report
+                        .add(
+                            Code::E404,
+                            path,
+                            *at,
+                            format!("sensor `{name}` names the signature scheme `{text}`, which is not known"),
+                        )
+                        .hint(did_you_mean(text, names).unwrap_or_else(hint));
+                }
+                scheme
+            }
+        }
+    }
+
+    /// A delivery has one signature, so all sensors at one path share a scheme:
+    /// those that name none take that of their neighbours.
+    fn settle_schemes(&mut self) {
+        let mut schemes: BTreeMap<String, VerifyScheme> = BTreeMap::new();
+        for draft in &self.sensors.drafts {
+            if let SensorTrigger::Webhook {
+                path,
+                verify: Some(scheme),
+            } = &draft.sensor.trigger
+            {
+                let first = *schemes.entry(path.clone()).or_insert(*scheme);
+                if first != *scheme {
+                    self.report.add(
+                        Code::E404,
+                        &draft.file,
+                        draft.span,
+                        format!(
+                            "sensor `{}` verifies `{path}` as `{}`, another sensor as `{}`",
+                            draft.sensor.name,
+                            scheme.name(),
+                            first.name()
+                        ),
+                    );
+                }
+            }
+        }
+        for draft in &mut self.sensors.drafts {
+            if let SensorTrigger::Webhook { path, verify } = &mut draft.sensor.trigger {
+                *verify = verify.or_else(|| schemes.get(path.as_str()).copied());
+                if verify.is_none() {
+                    self.report
+                        .add(
+                            Code::W401,
+                            &draft.file,
+                            draft.span,
+                            format!(
+                                "anyone can post to `{path}`: sensor `{}` verifies no signature",
+                                draft.sensor.name
+                            ),
+                        )
+                        .hint("name the scheme, such as verify=\"github\"; verify=\"none\" opts out, and deploy refuses what says nothing");
+                }
+            }
+        }
+    }
+}
+
+/// The dotted module of a Python file: `sensors.deep.more`.
+fn dotted(path: &str) -> String {
+    path.strip_suffix(".py").unwrap_or(path).replace('/', ".")
+}
+
+/// The seconds of `30s`, `5m`, `2h` or `1d`.
+fn seconds(interval: &str) -> Option<u64> {
+    let (digits, unit) = interval.split_at_checked(interval.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return None,
+    };
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Checks the names of sensors and the events they emit.
+pub(crate) fn check(sensors: &Sensors, registry: &RegistryDraft, report: &mut Report) {
+    let mut names: BTreeMap<&str, &SensorDraft> = BTreeMap::new();
+    for draft in &sensors.drafts {
+        let sensor = &draft.sensor;
+        if let Some(first) = names.get(sensor.name.as_str()) {
+            report
+                .add(
+                    Code::E405,
+                    &draft.file,
+                    draft.span,
+                    format!("sensor `{}` is also in {}", sensor.name, first.file),
+                )
+                .hint("give it a name of its own; what it has seen is kept under its name");
+        } else {
+            names.insert(&sensor.name, draft);
+        }
+        if registry.events.lacks(&sensor.emits) {
+            report
+                .add(
+                    Code::E401,
+                    &draft.file,
+                    draft.span,
+                    format!(
+                        "sensor `{}` emits `{}`, which registry.yml does not list",
+                        sensor.name, sensor.emits
+                    ),
+                )
+                .hint_if(did_you_mean(&sensor.emits, registry.events.names()));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The files of a project, in memory. The only place of this crate that reads
+//! a disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use walkdir::{DirEntry, WalkDir};
+
+/// The files of a project that mean something to the compiler, by path from the
+/// project's root, with `/`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    files: BTreeMap<String, File>,
+}
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum File {
+    /// Its bytes.
+    Bytes(Vec<u8>),
+    /// It is there, but cannot be read; why.
+    Unreadable(String),
+}
+
+/// How large a file that is parsed may be. People write far smaller ones.
+const MAX_TEXT: usize = 1 << 20;
+
+/// Folders that hold what other tools made.
+const SKIPPED: [&str; 2] = ["__pycache__", "node_modules"];
+
+impl Sources {
+    /// Reads a project from disk: `registry.yml`, `workflows/*/*.md`, and all of
+    /// `skills/` and `sensors/` but dot-files (which is where secrets are),
+    /// `__pycache__` and `node_modules`. Links are followed as long as they stay
+    /// in the project.
+    ///
+    /// # Errors
+    /// When `root` itself is no folder or cannot be read. Anything below it
+    /// that cannot be read becomes a diagnostic of [`compile`](crate::compile).
+    pub fn read(root: &Path) -> io::Result<Self> {
+        std::fs::read_dir(root)?;
+        let reader = Reader {
+            root,
+            canonical: root.canonicalize()?,
+            sources: Self::default(),
+        };
+        reader.read()
+    }
+
+    /// Adds a file, or replaces it. `path` is relative to the project's root,
+    /// with `/`.
+    pub fn insert(&mut self, path: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+        self.files.insert(path.into(), File::Bytes(bytes.into()));
+    }
+
+    /// The bytes of a file, if it is there and could be read.
+    pub fn bytes(&self, path: &str) -> Option<&[u8]> {
+        match self.files.get(path)? {
+            File::Bytes(bytes) => Some(bytes),
+            File::Unreadable(_) => None,
+        }
+    }
+
+    /// A file as it was found.
+    pub(crate) fn get(&self, path: &str) -> Option<&File> {
+        self.files.get(path)
+    }
+
+    /// The files whose path starts with `prefix`, by path.
+    pub(crate) fn below<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a File)> {
+        self.files
+            .range(prefix.to_owned()..)
+            .take_while(move |(path, _)| path.starts_with(prefix))
+            .map(|(path, file)| (path.as_str(), file))
+    }
+}
+
+impl File {
+    /// Whether it can be read; otherwise a sentence about why not.
+    pub(crate) fn readable(&self) -> Result<(), String> {
+        match self {
+            Self::Bytes(_) => Ok(()),
+            Self::Unreadable(why) => Err(format!("the file cannot be read: {why}")),
+        }
+    }
+
+    /// The text, or a sentence about why there is none.
+    pub(crate) fn text(&self) -> Result<&str, String> {
+        match self {
+            Self::Bytes(bytes) if bytes.len() > MAX_TEXT => {
+                Err(format!("the file is larger than {MAX_TEXT} bytes"))
+            }
+            Self::Bytes(bytes) => std::str::from_utf8(bytes).map_err(|error| {
+                format!(
+                    "the file is not UTF-8 text (at byte {})",
+                    error.valid_up_to()
+                )
+            }),
+            Self::Unreadable(why) => Err(format!("the file cannot be read: {why}")),
+        }
+    }
+}
+
+struct Reader<'a> {
+    root: &'a Path,
+    canonical: PathBuf,
+    sources: Sources,
+}
+
+impl Reader<'_> {
+    fn read(mut self) -> io::Result<Sources> {
+        let registry = self.root.join("registry.yml");
+        if registry.symlink_metadata().is_ok() {
+            self.take("registry.yml".to_owned(), &registry);
+        }
+        self.walk("workflows", 2);
+        self.walk("skills", usize::MAX);
+        self.walk("sensors", usize::MAX);
+        Ok(self.sources)
+    }
+
+    /// Takes what means something under `folder`, down to `depth`.
+    fn walk(&mut self, folder: &str, depth: usize) {
+        let base = self.root.join(folder);
+        if !base.is_dir() {
+            return;
+        }
+        let mut walk = WalkDir::new(&base)
+            .follow_links(true)
+            .max_depth(depth)
+            .sort_by_file_name()
+            .into_iter();
+        while let Some(entry) = walk.next() {
+            match entry {
+                Ok(entry) => {
+                    let skip = self.visit(folder, &entry);
+                    if skip && entry.file_type().is_dir() {
+                        walk.skip_current_dir();
+                    }
+                }
+                Err(error) => {
+                    let path = error
+                        .path()
+                        .map_or_else(|| folder.to_owned(), |p| self.relative(p));
+                    let why = error.io_error().map_or_else(
+                        || "the link leads in a circle".to_owned(),
+                        ToString::to_string,
+                    );
+                    self.sources.files.insert(path, File::Unreadable(why));
+                }
+            }
+        }
+    }
+
+    /// Takes one entry; tells whether what lies below it is to be skipped.
+    fn visit(&mut self, folder: &str, entry: &DirEntry) -> bool {
+        let is_step = folder == "workflows";
+        if entry.depth() == 0 {
+            return false;
+        }
+        let name = entry.file_name().to_string_lossy();
+        if !is_step && (name.starts_with('.') || SKIPPED.contains(&name.as_ref())) {
+            return true;
+        }
+        let path = self.relative(entry.path());
+        if entry.path_is_symlink() && !self.stays(entry.path()) {
+            let why = "the link leads out of the project".to_owned();
+            self.sources.files.insert(path, File::Unreadable(why));
+            return true;
+        }
+        // A folder called `x.md` is taken too, so that it can be complained about.
+        let takes = if is_step {
+            entry.depth() == 2 && path.ends_with(".md")
+        } else {
+            !entry.file_type().is_dir()
+        };
+        if takes {
+            self.take(path, entry.path());
+        }
+        false
+    }
+
+    /// Whether a link's target is part of the project: otherwise a deploy would
+    /// carry off files that nobody meant to give away.
+    fn stays(&self, link: &Path) -> bool {
+        link.canonicalize()
+            .is_ok_and(|target| target.starts_with(&self.canonical))
+    }
+
+    fn take(&mut self, relative: String, path: &Path) {
+        let file = if relative.contains('\u{fffd}') && path.to_str().is_none() {
+            File::Unreadable("its name is not UTF-8".to_owned())
+        } else if path.is_dir() {
+            File::Unreadable("it is a folder".to_owned())
+        } else if !path.is_file() {
+            File::Unreadable("it is not a regular file".to_owned())
+        } else {
+            match std::fs::read(path) {
+                Ok(bytes) => File::Bytes(bytes),
+                Err(error) => File::Unreadable(error.to_string()),
+            }
+        };
+        self.sources.files.insert(relative, file);
+    }
+
+    fn relative(&self, path: &Path) -> String {
+        let inside = path.strip_prefix(self.root).unwrap_or(path);
+        let parts: Vec<_> = inside
+            .components()
+            .map(|part| part.as_os_str().to_string_lossy())
+            .collect();
+        parts.join("/")
+    }
+}
