@@ -18,7 +18,10 @@ pub struct Assets {
 impl Assets {
     /// The bucket that `environment` names.
     pub fn new(client: Client, environment: Arc<Environment>) -> Self {
-        Self { client, environment }
+        Self {
+            client,
+            environment,
+        }
     }
 
     /// The bytes of `<folder>/<sha256>`, whose content must have that hash.
@@ -71,6 +74,9 @@ pub(crate) fn check_hash(what: &str, text: &str) -> Result<(), PortError> {
     if text.len() == 64 && text.chars().all(hex) {
         Ok(())
     } else {
-        Err(PortError::new(what, "the name is not a lower-case hex SHA-256"))
+        Err(PortError::new(
+            what,
+            "the name is not a lower-case hex SHA-256",
+        ))
     }
 }

@@ -28,7 +28,10 @@ pub struct EventBus {
 impl EventBus {
     /// The bus that `environment` names.
     pub fn new(client: Client, environment: Arc<Environment>) -> Self {
-        Self { client, environment }
+        Self {
+            client,
+            environment,
+        }
     }
 }
 
@@ -67,8 +70,15 @@ impl Bus for EventBus {
             return Ok(());
         }
         let entry = output.entries().first();
-        let code = entry.and_then(|entry| entry.error_code()).unwrap_or("no error code");
-        let message = entry.and_then(|entry| entry.error_message()).unwrap_or("no message");
-        Err(PortError::new(format!("{what} (bus {bus})"), format!("{code}: {message}")))
+        let code = entry
+            .and_then(|entry| entry.error_code())
+            .unwrap_or("no error code");
+        let message = entry
+            .and_then(|entry| entry.error_message())
+            .unwrap_or("no message");
+        Err(PortError::new(
+            format!("{what} (bus {bus})"),
+            format!("{code}: {message}"),
+        ))
     }
 }

@@ -59,7 +59,9 @@ impl Connection {
         if let Some(url) = config.endpoint_url()
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
-            return Err(ConfigError::Endpoint { url: url.to_owned() });
+            return Err(ConfigError::Endpoint {
+                url: url.to_owned(),
+            });
         }
         Ok(config)
     }
@@ -68,7 +70,9 @@ impl Connection {
 /// One client for all services, so that they share connections. TLS comes from
 /// ring alone: the SDK's default would compile a second crypto library.
 fn http_client() -> aws_smithy_runtime_api::client::http::SharedHttpClient {
-    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+    Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
 }
 
 /// The S3 client. Buckets go into the path on an endpoint other than AWS's, as

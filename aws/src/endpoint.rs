@@ -9,7 +9,10 @@
 /// `AWS_ENDPOINT_URL`, if that is set; one within AWS (a VPC endpoint) changes
 /// nothing, and neither does a `url` that is not a function URL.
 pub fn function_url(url: &str, endpoint_url: Option<&str>) -> String {
-    let Some(endpoint) = endpoint_url.map(str::trim).filter(|endpoint| !endpoint.is_empty()) else {
+    let Some(endpoint) = endpoint_url
+        .map(str::trim)
+        .filter(|endpoint| !endpoint.is_empty())
+    else {
         return url.to_owned();
     };
     if within_aws(endpoint) {
@@ -19,14 +22,22 @@ pub fn function_url(url: &str, endpoint_url: Option<&str>) -> String {
         return url.to_owned();
     };
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let Some((id, _)) = host.split_once(".lambda-url.").filter(|(id, _)| !id.is_empty()) else {
+    let Some((id, _)) = host
+        .split_once(".lambda-url.")
+        .filter(|(id, _)| !id.is_empty())
+    else {
         return url.to_owned();
     };
-    format!("{}/_aws/lambda-url/{id}/{path}", endpoint.trim_end_matches('/'))
+    format!(
+        "{}/_aws/lambda-url/{id}/{path}",
+        endpoint.trim_end_matches('/')
+    )
 }
 
 fn within_aws(endpoint: &str) -> bool {
-    let after_scheme = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let after_scheme = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, rest)| rest);
     let authority = after_scheme.split('/').next().unwrap_or(after_scheme);
     let host = authority.split(':').next().unwrap_or(authority);
     [".amazonaws.com", ".amazonaws.com.cn", ".on.aws", ".api.aws"]
@@ -44,7 +55,10 @@ mod tests {
     fn on_aws_a_function_url_stays_as_it_is() {
         assert_eq!(function_url(URL, None), URL);
         assert_eq!(function_url(URL, Some("")), URL);
-        assert_eq!(function_url(URL, Some("https://sqs.eu-west-1.amazonaws.com")), URL);
+        assert_eq!(
+            function_url(URL, Some("https://sqs.eu-west-1.amazonaws.com")),
+            URL
+        );
     }
 
     #[test]
@@ -69,7 +83,12 @@ mod tests {
 
     #[test]
     fn what_is_not_a_function_url_stays_as_it_is() {
-        for url in ["https://example.com/", "http://127.0.0.1:9000/report", "abc", ""] {
+        for url in [
+            "https://example.com/",
+            "http://127.0.0.1:9000/report",
+            "abc",
+            "",
+        ] {
             assert_eq!(function_url(url, Some("http://localhost:4566")), url);
         }
     }

@@ -101,7 +101,9 @@ impl Environment {
     pub fn required(&self, name: &str) -> Result<&str, MissingVariable> {
         match self.0.get(name) {
             Some(value) if !value.is_empty() => Ok(value),
-            _ => Err(MissingVariable { name: name.to_owned() }),
+            _ => Err(MissingVariable {
+                name: name.to_owned(),
+            }),
         }
     }
 
@@ -113,13 +115,18 @@ impl Environment {
     pub fn may_be_empty(&self, name: &str) -> Result<Option<&str>, MissingVariable> {
         match self.0.get(name) {
             Some(value) => Ok(Some(value.as_str()).filter(|value| !value.is_empty())),
-            None => Err(MissingVariable { name: name.to_owned() }),
+            None => Err(MissingVariable {
+                name: name.to_owned(),
+            }),
         }
     }
 
     /// The endpoint that stands in for AWS, if one does.
     pub fn endpoint_url(&self) -> Option<&str> {
-        self.0.get(var::ENDPOINT_URL).map(String::as_str).filter(|url| !url.is_empty())
+        self.0
+            .get(var::ENDPOINT_URL)
+            .map(String::as_str)
+            .filter(|url| !url.is_empty())
     }
 
     /// The URL of a queue.
@@ -150,17 +157,23 @@ mod tests {
     use super::*;
 
     fn environment() -> Environment {
-        [("LOOPY_TABLE", "runs"), ("LOOPY_ENGINE_SECRET", ""), ("LOOPY_QUEUE_STEPS", "http://q")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into_iter()
-            .collect()
+        [
+            ("LOOPY_TABLE", "runs"),
+            ("LOOPY_ENGINE_SECRET", ""),
+            ("LOOPY_QUEUE_STEPS", "http://q"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect()
     }
 
     #[test]
     fn a_missing_variable_is_named() {
         let environment = environment();
         assert_eq!(environment.required(var::TABLE), Ok("runs"));
-        let missing = MissingVariable { name: "LOOPY_BUS".to_owned() };
+        let missing = MissingVariable {
+            name: "LOOPY_BUS".to_owned(),
+        };
         assert!(missing.to_string().contains("LOOPY_BUS"));
         assert_eq!(environment.required(var::BUS), Err(missing));
     }
@@ -179,7 +192,9 @@ mod tests {
         assert_eq!(environment.queue_url(QueueName::Steps), Ok("http://q"));
         assert_eq!(
             environment.dead_letter_url(QueueName::Watch),
-            Err(MissingVariable { name: "LOOPY_DLQ_WATCH".to_owned() })
+            Err(MissingVariable {
+                name: "LOOPY_DLQ_WATCH".to_owned()
+            })
         );
     }
 }

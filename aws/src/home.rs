@@ -56,14 +56,23 @@ impl Home {
     /// [`HomeError`] when there is no region, or the endpoint is no URL.
     pub async fn of_process() -> Result<Self, HomeError> {
         let config = Connection::default().resolve().await?;
-        Ok(Self::new(config, Environment::of_process(), Arc::new(SystemClock)))
+        Ok(Self::new(
+            config,
+            Environment::of_process(),
+            Arc::new(SystemClock),
+        ))
     }
 
     /// A home over any configuration.
     pub fn new(config: SdkConfig, environment: Environment, clock: Arc<dyn Clock>) -> Self {
         let environment = Arc::new(environment);
         let queues = SqsQueues::new(aws_sdk_sqs::Client::new(&config), Arc::clone(&environment));
-        Self { config, environment, clock, queues: Arc::new(queues) }
+        Self {
+            config,
+            environment,
+            clock,
+            queues: Arc::new(queues),
+        }
     }
 
     /// The variables.
@@ -123,7 +132,10 @@ impl Home {
                 queues,
                 Arc::clone(&self.clock),
             )),
-            manifests: Arc::new(S3Manifests::new(self.assets(), Arc::clone(&self.environment))),
+            manifests: Arc::new(S3Manifests::new(
+                self.assets(),
+                Arc::clone(&self.environment),
+            )),
             secrets,
             sandboxes,
             sensor_code: Arc::new(LambdaSensorCode::new(

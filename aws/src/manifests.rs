@@ -24,7 +24,11 @@ pub struct S3Manifests {
 impl S3Manifests {
     /// Manifests out of `assets`; `environment` names the current one.
     pub fn new(assets: Assets, environment: Arc<Environment>) -> Self {
-        Self { assets, environment, kept: Mutex::default() }
+        Self {
+            assets,
+            environment,
+            kept: Mutex::default(),
+        }
     }
 }
 
@@ -48,7 +52,10 @@ impl Manifests for S3Manifests {
         if manifest.hash != hash.as_str() {
             return Err(PortError::new(
                 what,
-                format!("its content is manifest {}; deploy the stack again", manifest.hash),
+                format!(
+                    "its content is manifest {}; deploy the stack again",
+                    manifest.hash
+                ),
             ));
         }
         let manifest = Arc::new(manifest);

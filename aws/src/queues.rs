@@ -27,7 +27,10 @@ pub struct SqsQueues {
 impl SqsQueues {
     /// The queues that `environment` names.
     pub fn new(client: Client, environment: Arc<Environment>) -> Self {
-        Self { client, environment }
+        Self {
+            client,
+            environment,
+        }
     }
 }
 
@@ -86,7 +89,8 @@ impl Queues for SqsQueues {
 pub(crate) fn wire(message: &Message) -> Result<String, serde_json::Error> {
     let json = serde_json::to_string(message)?;
     Ok(if json.contains(['\u{fffe}', '\u{ffff}']) {
-        json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
+        json.replace('\u{fffe}', "\\ufffe")
+            .replace('\u{ffff}', "\\uffff")
     } else {
         json
     })
@@ -121,7 +125,11 @@ fn printable(reason: &str) -> String {
         })
         .take(MAX_REASON_CHARS)
         .collect();
-    if kept.is_empty() { "no reason was given".to_owned() } else { kept }
+    if kept.is_empty() {
+        "no reason was given".to_owned()
+    } else {
+        kept
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +166,10 @@ mod tests {
     #[test]
     fn a_reason_is_cut_and_cleaned() {
         assert_eq!(printable("a\u{0}b\nc"), "ab\nc");
-        assert_eq!(printable(&"é".repeat(5000)).chars().count(), MAX_REASON_CHARS);
+        assert_eq!(
+            printable(&"é".repeat(5000)).chars().count(),
+            MAX_REASON_CHARS
+        );
         assert_eq!(printable("\u{0}"), "no reason was given");
     }
 }

@@ -37,7 +37,12 @@ struct Kept {
 impl SecretsManager {
     /// The secrets that `environment` names.
     pub fn new(client: Client, environment: Arc<Environment>, clock: Arc<dyn Clock>) -> Self {
-        Self { client, environment, clock, kept: Mutex::default() }
+        Self {
+            client,
+            environment,
+            clock,
+            kept: Mutex::default(),
+        }
     }
 
     async fn value(&self, secret: &str) -> Result<Arc<Vec<u8>>, PortError> {
@@ -64,7 +69,10 @@ impl SecretsManager {
             (None, None) => return Err(PortError::new(what, "it has no value yet")),
         };
         let value = Arc::new(value);
-        let known = Kept { read_at: now, value: Arc::clone(&value) };
+        let known = Kept {
+            read_at: now,
+            value: Arc::clone(&value),
+        };
         kept.insert(secret.to_owned(), known);
         Ok(value)
     }
@@ -130,7 +138,10 @@ impl Secrets for SecretsManager {
     }
 
     async fn token_key(&self) -> Result<Vec<u8>, PortError> {
-        let secret = self.environment.required(var::TOKEN_KEY_SECRET).map_err(PortError::from)?;
+        let secret = self
+            .environment
+            .required(var::TOKEN_KEY_SECRET)
+            .map_err(PortError::from)?;
         let key = self.value(secret).await?;
         if key.len() < MIN_TOKEN_KEY_BYTES {
             return Err(PortError::new(

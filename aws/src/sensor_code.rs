@@ -25,7 +25,10 @@ pub struct LambdaSensorCode {
 impl LambdaSensorCode {
     /// The function that `environment` names.
     pub fn new(client: Client, environment: Arc<Environment>) -> Self {
-        Self { client, environment }
+        Self {
+            client,
+            environment,
+        }
     }
 }
 
@@ -83,9 +86,10 @@ impl SensorCode for LambdaSensorCode {
         // A 200 alone proves nothing; only a host's response does.
         match serde_json::from_slice(&answer) {
             Ok(HostResponse::Events(events)) => Ok(events),
-            Ok(HostResponse::Error(message)) => {
-                Err(SensorError::Raised { sensor: sensor.name.clone(), message })
-            }
+            Ok(HostResponse::Error(message)) => Err(SensorError::Raised {
+                sensor: sensor.name.clone(),
+                message,
+            }),
             Err(error) => Err(PortError::new(
                 what,
                 format!(
@@ -101,14 +105,23 @@ impl SensorCode for LambdaSensorCode {
 /// A timeout, a lack of memory, an exit: what the host could not catch.
 fn unhandled(kind: &str, answer: &[u8]) -> String {
     match serde_json::from_slice::<Unhandled>(answer) {
-        Ok(Unhandled { kind: Some(kind), message: Some(message) }) => format!("{kind}: {message}"),
-        Ok(Unhandled { kind: None, message: Some(message) }) => message,
+        Ok(Unhandled {
+            kind: Some(kind),
+            message: Some(message),
+        }) => format!("{kind}: {message}"),
+        Ok(Unhandled {
+            kind: None,
+            message: Some(message),
+        }) => message,
         _ => format!("the function ended as `{kind}`: {}", beginning(answer)),
     }
 }
 
 fn beginning(answer: &[u8]) -> String {
-    String::from_utf8_lossy(answer).chars().take(SHOWN).collect()
+    String::from_utf8_lossy(answer)
+        .chars()
+        .take(SHOWN)
+        .collect()
 }
 
 #[cfg(test)]
@@ -118,13 +131,22 @@ mod tests {
     #[test]
     fn a_failed_invocation_says_what_lambda_said() {
         assert_eq!(
-            unhandled("Unhandled", br#"{"errorMessage":"Task timed out after 3.00 seconds"}"#),
+            unhandled(
+                "Unhandled",
+                br#"{"errorMessage":"Task timed out after 3.00 seconds"}"#
+            ),
             "Task timed out after 3.00 seconds"
         );
         assert_eq!(
-            unhandled("Unhandled", br#"{"errorType":"Runtime.ExitError","errorMessage":"exit 1"}"#),
+            unhandled(
+                "Unhandled",
+                br#"{"errorType":"Runtime.ExitError","errorMessage":"exit 1"}"#
+            ),
             "Runtime.ExitError: exit 1"
         );
-        assert_eq!(unhandled("Unhandled", b"?"), "the function ended as `Unhandled`: ?");
+        assert_eq!(
+            unhandled("Unhandled", b"?"),
+            "the function ended as `Unhandled`: ?"
+        );
     }
 }

@@ -48,7 +48,11 @@ impl DynamoStore {
     /// The store in `table`. The clock decides whether an accepted delivery is
     /// still remembered, as DynamoDB removes expired items hours late.
     pub fn new(client: Client, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
-        Self { client, table: table.into(), clock }
+        Self {
+            client,
+            table: table.into(),
+            clock,
+        }
     }
 
     async fn item(
@@ -94,7 +98,10 @@ impl DynamoStore {
             ("runs_pk", AttributeValue::S("RUNS".to_owned())),
             ("runs_sk", AttributeValue::S(age_key(run))),
         ];
-        let bytes: usize = attributes.iter().map(|(name, value)| name.len() + size(value)).sum();
+        let bytes: usize = attributes
+            .iter()
+            .map(|(name, value)| name.len() + size(value))
+            .sum();
         if bytes > MAX_ITEM_BYTES {
             return Err(PortError::new(
                 what,
@@ -150,7 +157,9 @@ impl Store for DynamoStore {
 
     async fn create(&self, run: &Run) -> Result<Commit, PortError> {
         let what = format!("create run {}", run.id);
-        let put = self.put_run(&what, run, 1)?.condition_expression("attribute_not_exists(pk)");
+        let put = self
+            .put_run(&what, run, 1)?
+            .condition_expression("attribute_not_exists(pk)");
         self.send(&what, put, 1).await
     }
 
@@ -176,7 +185,11 @@ impl Store for DynamoStore {
         let mut from = None;
         while found.len() < filter.limit {
             let missing = filter.limit - found.len();
-            let page = if filtered { FILTERED_PAGE } else { missing.min(FILTERED_PAGE) };
+            let page = if filtered {
+                FILTERED_PAGE
+            } else {
+                missing.min(FILTERED_PAGE)
+            };
             let mut query = self
                 .client
                 .query()
@@ -203,7 +216,10 @@ impl Store for DynamoStore {
             if !conditions.is_empty() {
                 query = query.filter_expression(conditions.join(" AND "));
             }
-            let output = query.send().await.map_err(|error| failed(self.what(what), &error))?;
+            let output = query
+                .send()
+                .await
+                .map_err(|error| failed(self.what(what), &error))?;
             for item in output.items.unwrap_or_default() {
                 let summary = serde_json::from_str(text(what, &item, "summary")?)
                     .map_err(|error| PortError::new(what, format!("an item's summary: {error}")))?;

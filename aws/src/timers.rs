@@ -38,7 +38,12 @@ impl SchedulerTimers {
         queues: Arc<dyn Queues>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { client, environment, queues, clock }
+        Self {
+            client,
+            environment,
+            queues,
+            clock,
+        }
     }
 }
 
@@ -49,7 +54,10 @@ impl Timers for SchedulerTimers {
         if message.queue() != QueueName::Watch {
             return Err(PortError::new(
                 what,
-                format!("timers reach the watch queue only, this is for {}", message.queue()),
+                format!(
+                    "timers reach the watch queue only, this is for {}",
+                    message.queue()
+                ),
             ));
         }
         let left = Duration::try_from(at.duration_since(self.clock.now())).unwrap_or_default();
@@ -89,7 +97,9 @@ impl Timers for SchedulerTimers {
             Ok(_) => Ok(()),
             // Armed already, by this call's first try or by an earlier delivery.
             Err(error)
-                if error.as_service_error().is_some_and(|error| error.is_conflict_exception()) =>
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_conflict_exception()) =>
             {
                 Ok(())
             }
@@ -126,7 +136,11 @@ fn name(key: &str) -> String {
 
 /// Up to the second, so that a timer never fires early.
 fn at_expression(at: Timestamp) -> Result<String, jiff::Error> {
-    let whole = at.round(TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil))?;
+    let whole = at.round(
+        TimestampRound::new()
+            .smallest(Unit::Second)
+            .mode(RoundMode::Ceil),
+    )?;
     let utc = whole.to_zoned(TimeZone::UTC).datetime();
     Ok(format!("at({})", utc.strftime("%Y-%m-%dT%H:%M:%S")))
 }
@@ -139,9 +153,18 @@ mod tests {
     #[test]
     fn a_time_is_rounded_up_to_the_second() {
         let expression = |at: &str| at_expression(at.parse().unwrap()).unwrap();
-        assert_eq!(expression("2026-11-21T10:00:00Z"), "at(2026-11-21T10:00:00)");
-        assert_eq!(expression("2026-11-21T10:00:00.001Z"), "at(2026-11-21T10:00:01)");
-        assert_eq!(expression("2026-12-31T23:59:59.5+00:00"), "at(2027-01-01T00:00:00)");
+        assert_eq!(
+            expression("2026-11-21T10:00:00Z"),
+            "at(2026-11-21T10:00:00)"
+        );
+        assert_eq!(
+            expression("2026-11-21T10:00:00.001Z"),
+            "at(2026-11-21T10:00:01)"
+        );
+        assert_eq!(
+            expression("2026-12-31T23:59:59.5+00:00"),
+            "at(2027-01-01T00:00:00)"
+        );
     }
 
     #[test]
@@ -150,7 +173,11 @@ mod tests {
         for key in ["limit/greet-1a2b/build/1", "", long.as_str()] {
             let name = name(key);
             assert!(name.len() <= 64, "{name}");
-            assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)), "{name}");
+            assert!(
+                name.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+                "{name}"
+            );
         }
         assert_ne!(name("a"), name("b"));
     }

@@ -38,8 +38,12 @@ pub async fn process(engine: &Engine, queue: QueueName, batch: Batch) -> Failure
     let outcomes = join_all(batch.records.into_iter().map(async |record| {
         // The engine has logged why.
         let failed = engine.process(queue, &record.body).await.is_err();
-        failed.then_some(Failure { message_id: record.message_id })
+        failed.then_some(Failure {
+            message_id: record.message_id,
+        })
     }))
     .await;
-    Failures { items: outcomes.into_iter().flatten().collect() }
+    Failures {
+        items: outcomes.into_iter().flatten().collect(),
+    }
 }

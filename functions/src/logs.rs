@@ -12,12 +12,25 @@ pub(crate) fn begin() {
         .ok()
         .and_then(|level| level.parse::<LevelFilter>().ok())
         .unwrap_or(LevelFilter::INFO);
-    let own = ["loopy_aws", "loopy_engine", "loopy_functions", "loopy_sandbox"];
+    let own = [
+        "loopy_aws",
+        "loopy_engine",
+        "loopy_functions",
+        "loopy_sandbox",
+    ];
     let targets = Targets::new()
         .with_default(LevelFilter::WARN)
         // Its span carries the request id.
         .with_target("lambda_runtime", LevelFilter::INFO)
         .with_targets(own.map(|target| (target, level)));
     // A second call, which only a test could make, keeps the first one's.
-    let _ = registry().with(fmt::layer().json().flatten_event(true)).with(targets).try_init();
+    let _ = registry()
+        .with(
+            fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_span_list(false),
+        )
+        .with(targets)
+        .try_init();
 }

@@ -17,7 +17,10 @@ pub(crate) struct AssetsRunner {
 impl AssetsRunner {
     /// The binary that the environment of `home` names.
     pub(crate) fn new(home: Home) -> Self {
-        Self { home, kept: OnceCell::new() }
+        Self {
+            home,
+            kept: OnceCell::new(),
+        }
     }
 }
 

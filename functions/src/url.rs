@@ -53,7 +53,10 @@ impl BadBody {
     /// The answer to such a request.
     pub fn answer(&self) -> Answer {
         tracing::warn!(error = %self, "request refused");
-        Answer { status: 400, body: json!({ "error": "the body cannot be read" }) }
+        Answer {
+            status: 400,
+            body: json!({ "error": "the body cannot be read" }),
+        }
     }
 }
 
@@ -71,7 +74,11 @@ impl TryFrom<Event> for Request {
                 .into_iter()
                 .map(|(name, value)| (name.to_ascii_lowercase(), value))
                 .collect(),
-            body: if event.is_base64_encoded { STANDARD.decode(body)? } else { body.into_bytes() },
+            body: if event.is_base64_encoded {
+                STANDARD.decode(body)?
+            } else {
+                body.into_bytes()
+            },
         })
     }
 }
@@ -196,7 +203,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_json_in_the_shape_that_lambda_takes() {
-        let answer = Answer { status: 202, body: json!({"delivery": "d"}) };
+        let answer = Answer {
+            status: 202,
+            body: json!({"delivery": "d"}),
+        };
         assert_eq!(
             serde_json::to_value(Response::from(answer)).unwrap(),
             json!({

@@ -30,21 +30,32 @@ async fn only_messages_that_failed_come_again() {
     let credentials = aws_credential_types::Credentials::new(account, "s", None, None, "tests");
     let config = config
         .into_builder()
-        .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
-            credentials,
-        ))
+        .credentials_provider(
+            aws_credential_types::provider::SharedCredentialsProvider::new(credentials),
+        )
         .build();
     let queues = aws_sdk_sqs::Client::new(&config);
-    let dead = queues.create_queue().queue_name("dead").send().await.unwrap().queue_url.unwrap();
+    let dead = queues
+        .create_queue()
+        .queue_name("dead")
+        .send()
+        .await
+        .unwrap()
+        .queue_url
+        .unwrap();
 
     // There is no such table, so a turn cannot be taken now.
-    let environment: Environment =
-        [(var::TABLE, "no-such-table"), (var::dead_letter_queue(QueueName::Steps), dead.as_str())]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into_iter()
-            .collect();
+    let environment: Environment = [
+        (var::TABLE, "no-such-table"),
+        (var::dead_letter_queue(QueueName::Steps), dead.as_str()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into_iter()
+    .collect();
     let home = Home::new(config, environment, Arc::new(SystemClock));
-    let ports = home.ports(Arc::new(home.secrets()), Arc::new(Providers::new())).unwrap();
+    let ports = home
+        .ports(Arc::new(home.secrets()), Arc::new(Providers::new()))
+        .unwrap();
     let engine = Engine::new(ports);
 
     let turn = json!({"kind": "handoff", "run": "greet-1", "step": "build", "attempt": 1});
@@ -60,7 +71,10 @@ async fn only_messages_that_failed_come_again() {
         json!({"batchItemFailures": [{"itemIdentifier": "2"}]})
     );
 
-    let buried = queues.receive_message().queue_url(&dead).max_number_of_messages(10);
+    let buried = queues
+        .receive_message()
+        .queue_url(&dead)
+        .max_number_of_messages(10);
     let mut bodies: Vec<String> = buried
         .send()
         .await

@@ -4,7 +4,11 @@
 use std::process::Command;
 
 fn start(binary: &str, variables: &[(&str, &str)]) -> String {
-    let output = Command::new(binary).env_clear().envs(variables.iter().copied()).output().unwrap();
+    let output = Command::new(binary)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
     assert!(!output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }
@@ -22,7 +26,10 @@ const ALL: [&str; 6] = [
 fn without_a_region_each_function_says_so() {
     for binary in ALL {
         let log = start(binary, &[]);
-        assert!(log.contains("no AWS region is configured"), "{binary}: {log}");
+        assert!(
+            log.contains("no AWS region is configured"),
+            "{binary}: {log}"
+        );
     }
 }
 
@@ -30,7 +37,10 @@ fn without_a_region_each_function_says_so() {
 fn a_missing_variable_is_named_in_the_log() {
     for binary in ALL {
         let log = start(binary, &[("AWS_REGION", "eu-west-1")]);
-        assert!(log.contains("the environment variable LOOPY_TABLE is not set"), "{binary}: {log}");
+        assert!(
+            log.contains("the environment variable LOOPY_TABLE is not set"),
+            "{binary}: {log}"
+        );
         let line: serde_json::Value = serde_json::from_str(log.trim()).unwrap();
         assert_eq!(line["level"], "ERROR");
     }

@@ -44,7 +44,11 @@ impl Account {
             .into_builder()
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .build();
-        Self { config, id, variables: BTreeMap::new() }
+        Self {
+            config,
+            id,
+            variables: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn set(&mut self, variable: &str, value: &str) {
@@ -60,7 +64,10 @@ impl Account {
     }
 
     pub(crate) fn queues(&self) -> Arc<SqsQueues> {
-        Arc::new(SqsQueues::new(aws_sdk_sqs::Client::new(&self.config), self.shared_environment()))
+        Arc::new(SqsQueues::new(
+            aws_sdk_sqs::Client::new(&self.config),
+            self.shared_environment(),
+        ))
     }
 
     pub(crate) async fn make_table(&mut self) -> String {
@@ -73,7 +80,11 @@ impl Account {
                 .unwrap()
         };
         let key = |name: &str, kind| {
-            KeySchemaElement::builder().attribute_name(name).key_type(kind).build().unwrap()
+            KeySchemaElement::builder()
+                .attribute_name(name)
+                .key_type(kind)
+                .build()
+                .unwrap()
         };
         let runs = GlobalSecondaryIndex::builder()
             .index_name("runs")
@@ -115,8 +126,11 @@ impl Account {
     }
 
     async fn make_bare_queue(&self, name: &str) -> String {
-        let made =
-            aws_sdk_sqs::Client::new(&self.config).create_queue().queue_name(name).send().await;
+        let made = aws_sdk_sqs::Client::new(&self.config)
+            .create_queue()
+            .queue_name(name)
+            .send()
+            .await;
         made.unwrap().queue_url.unwrap()
     }
 

@@ -16,17 +16,35 @@ use std::time::Duration;
 fn event(name: &str, text: &str) -> Event {
     let mut fields = Map::new();
     fields.insert("text".to_owned(), json!(text));
-    let source = Source::Sensor { sensor: "hook".to_owned(), delivery: "d-1".to_owned() };
-    Event::root(EventId::from("evt-1"), name.to_owned(), fields, source, Timestamp::now())
+    let source = Source::Sensor {
+        sensor: "hook".to_owned(),
+        delivery: "d-1".to_owned(),
+    };
+    Event::root(
+        EventId::from("evt-1"),
+        name.to_owned(),
+        fields,
+        source,
+        Timestamp::now(),
+    )
 }
 
 #[tokio::test]
 async fn an_event_with_a_subscriber_reaches_the_queue_as_a_message() {
     let mut account = Account::open().await;
     account.make_queue(QueueName::Events).await;
-    let url = account.environment().queue_url(QueueName::Events).unwrap().to_owned();
+    let url = account
+        .environment()
+        .queue_url(QueueName::Events)
+        .unwrap()
+        .to_owned();
     let client = aws_sdk_eventbridge::Client::new(&account.config);
-    client.create_event_bus().name("loopy-bus").send().await.unwrap();
+    client
+        .create_event_bus()
+        .name("loopy-bus")
+        .send()
+        .await
+        .unwrap();
     client
         .put_rule()
         .name("pull-request")
@@ -55,9 +73,18 @@ async fn an_event_with_a_subscriber_reaches_the_queue_as_a_message() {
     let sent = event("PullRequest", "quotes \" and \u{ffff}");
     bus.publish(&event("Unheard", "x")).await.unwrap();
     bus.publish(&sent).await.unwrap();
-    let body = account.next_body(&url, Duration::from_secs(10)).await.unwrap();
-    assert_eq!(serde_json::from_str::<Message>(&body).unwrap(), Message::Event(sent));
-    assert_eq!(account.next_body(&url, Duration::from_millis(500)).await, None);
+    let body = account
+        .next_body(&url, Duration::from_secs(10))
+        .await
+        .unwrap();
+    assert_eq!(
+        serde_json::from_str::<Message>(&body).unwrap(),
+        Message::Event(sent)
+    );
+    assert_eq!(
+        account.next_body(&url, Duration::from_millis(500)).await,
+        None
+    );
 }
 
 #[tokio::test]

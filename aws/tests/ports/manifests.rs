@@ -34,7 +34,12 @@ fn manifests(account: &Account) -> S3Manifests {
 }
 
 async fn put(account: &Account, name: &str, manifest: &Manifest) {
-    account.put(&format!("manifests/{name}.json"), manifest.to_json().as_bytes()).await;
+    account
+        .put(
+            &format!("manifests/{name}.json"),
+            manifest.to_json().as_bytes(),
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -49,9 +54,14 @@ async fn a_manifest_is_found_by_hash_and_read_once() {
     assert_eq!(*manifests.current().await.unwrap(), new);
     assert_eq!(*manifests.get(&old.id()).await.unwrap(), old);
     // Gone from the bucket, still in memory.
-    account.put(&format!("manifests/{}.json", old.hash), b"gone").await;
+    account
+        .put(&format!("manifests/{}.json", old.hash), b"gone")
+        .await;
     let first = manifests.get(&old.id()).await.unwrap();
-    assert!(Arc::ptr_eq(&first, &manifests.get(&old.id()).await.unwrap()));
+    assert!(Arc::ptr_eq(
+        &first,
+        &manifests.get(&old.id()).await.unwrap()
+    ));
 }
 
 #[tokio::test]
@@ -61,10 +71,18 @@ async fn a_manifest_that_is_not_what_its_name_says_is_refused() {
     let (one, other) = (manifest("1"), manifest("2"));
     put(&account, &one.hash, &other).await;
     let tampered = other.to_json().replace("\"2\"", "\"3\"");
-    account.put(&format!("manifests/{}.json", other.hash), tampered.as_bytes()).await;
+    account
+        .put(
+            &format!("manifests/{}.json", other.hash),
+            tampered.as_bytes(),
+        )
+        .await;
     let manifests = manifests(&account);
     let error = manifests.get(&one.id()).await.unwrap_err().to_string();
-    assert!(error.contains(&format!("its content is manifest {}", other.hash)), "{error}");
+    assert!(
+        error.contains(&format!("its content is manifest {}", other.hash)),
+        "{error}"
+    );
     let error = manifests.get(&other.id()).await.unwrap_err().to_string();
     assert!(error.contains("carries hash"), "{error}");
 }
@@ -77,9 +95,16 @@ async fn a_name_that_is_no_hash_or_is_not_there_is_an_error() {
     let manifests = manifests(&account);
     for name in ["../files/secret", "", "ABC"] {
         let error = manifests.get(&ManifestHash::from(name)).await.unwrap_err();
-        assert!(error.to_string().contains("not a lower-case hex SHA-256"), "{error}");
+        assert!(
+            error.to_string().contains("not a lower-case hex SHA-256"),
+            "{error}"
+        );
     }
-    let error = manifests.get(&ManifestHash("0".repeat(64))).await.unwrap_err().to_string();
+    let error = manifests
+        .get(&ManifestHash("0".repeat(64)))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("NoSuchKey"), "{error}");
     let error = manifests.current().await.unwrap_err().to_string();
     assert!(error.contains("LOOPY_MANIFEST"), "{error}");
@@ -96,6 +121,9 @@ async fn a_file_has_the_content_its_name_says() {
     assert_eq!(manifests.file(&hash).await.unwrap(), bytes);
     account.put(&format!("files/{hash}"), b"other").await;
     let error = manifests.file(&hash).await.unwrap_err().to_string();
-    assert!(error.contains(&format!("hash {}", sha256_hex(b"other"))), "{error}");
+    assert!(
+        error.contains(&format!("hash {}", sha256_hex(b"other"))),
+        "{error}"
+    );
     assert!(manifests.file("../manifests/x").await.is_err());
 }

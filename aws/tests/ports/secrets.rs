@@ -31,7 +31,10 @@ fn secrets(account: &Account) -> SecretsManager {
 }
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 #[tokio::test]
@@ -58,12 +61,21 @@ async fn each_kind_of_secret_is_read_from_its_map() {
     let with_file = sandbox(&[".env"]);
     let dev = secrets.sandbox_env("dev", &with_file).await.unwrap();
     assert_eq!(dev, map(&[("TOKEN", "t")]));
-    assert_eq!(secrets.sandbox_env("empty", &with_file).await.unwrap(), map(&[]));
-    assert_eq!(secrets.sandbox_env("other", &sandbox(&[])).await.unwrap(), map(&[]));
+    assert_eq!(
+        secrets.sandbox_env("empty", &with_file).await.unwrap(),
+        map(&[])
+    );
+    assert_eq!(
+        secrets.sandbox_env("other", &sandbox(&[])).await.unwrap(),
+        map(&[])
+    );
     let error = secrets.sandbox_env("other", &with_file).await.unwrap_err();
     assert!(error.to_string().contains("sandbox `other`"), "{error}");
 
-    assert_eq!(secrets.engine_env().await.unwrap(), map(&[("DAYTONA_API_KEY", "k")]));
+    assert_eq!(
+        secrets.engine_env().await.unwrap(),
+        map(&[("DAYTONA_API_KEY", "k")])
+    );
     assert_eq!(secrets.token_key().await.unwrap(), vec![b'k'; 64]);
 }
 
@@ -78,7 +90,10 @@ async fn an_empty_variable_is_no_secret_and_a_missing_one_an_error() {
     let error = secrets.engine_env().await.unwrap_err();
     assert!(error.to_string().contains("LOOPY_ENGINE_SECRET"), "{error}");
     let error = secrets.token_key().await.unwrap_err();
-    assert!(error.to_string().contains("LOOPY_TOKEN_KEY_SECRET"), "{error}");
+    assert!(
+        error.to_string().contains("LOOPY_TOKEN_KEY_SECRET"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -93,7 +108,10 @@ async fn no_error_repeats_a_value() {
     let errors = [
         secrets.engine_env().await.unwrap_err(),
         secrets.webhook_secrets("X").await.unwrap_err(),
-        secrets.sandbox_env("dev", &sandbox(&["a"])).await.unwrap_err(),
+        secrets
+            .sandbox_env("dev", &sandbox(&["a"]))
+            .await
+            .unwrap_err(),
         secrets.token_key().await.unwrap_err(),
     ];
     for error in errors {
@@ -109,11 +127,20 @@ async fn a_value_is_kept_for_minutes_and_then_read_again() {
     account.set(var::TOKEN_KEY_SECRET, &key);
     let client = aws_sdk_secretsmanager::Client::new(&account.config);
     let clock = Arc::new(ManualClock::new(Timestamp::now()));
-    let secrets =
-        SecretsManager::new(client.clone(), account.shared_environment(), Arc::clone(&clock) as _);
+    let secrets = SecretsManager::new(
+        client.clone(),
+        account.shared_environment(),
+        Arc::clone(&clock) as _,
+    );
     assert_eq!(secrets.token_key().await.unwrap(), vec![b'a'; 32]);
     let changed = "b".repeat(32);
-    client.put_secret_value().secret_id(&key).secret_string(changed).send().await.unwrap();
+    client
+        .put_secret_value()
+        .secret_id(&key)
+        .secret_string(changed)
+        .send()
+        .await
+        .unwrap();
     clock.advance(SignedDuration::from_secs(299));
     assert_eq!(secrets.token_key().await.unwrap(), vec![b'a'; 32]);
     clock.advance(SignedDuration::from_secs(1));

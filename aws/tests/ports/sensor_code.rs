@@ -32,7 +32,9 @@ def leaves(tick):
 fn sensor(function: &str) -> Sensor {
     Sensor {
         name: function.to_owned(),
-        trigger: SensorTrigger::Poll { interval: "5m".to_owned() },
+        trigger: SensorTrigger::Poll {
+            interval: "5m".to_owned(),
+        },
         emits: "Ticked".to_owned(),
         source: SensorSource::Module,
         provider: None,
@@ -44,7 +46,10 @@ fn sensor(function: &str) -> Sensor {
 fn manifest() -> Manifest {
     let mut registry = Registry::default();
     let fields = BTreeMap::from([("note".to_owned(), json!({"type": "string"}))]);
-    let contract = Contract { fields, ..Contract::default() };
+    let contract = Contract {
+        fields,
+        ..Contract::default()
+    };
     registry.events.insert("Ticked".to_owned(), contract);
     Manifest {
         schema_version: SCHEMA_VERSION.to_owned(),
@@ -70,7 +75,9 @@ fn tick() -> SensorCall {
 fn zip(files: &[(&str, &str)]) -> Blob {
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, text) in files {
-        archive.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        archive
+            .start_file(*name, zip::write::SimpleFileOptions::default())
+            .unwrap();
         archive.write_all(text.as_bytes()).unwrap();
     }
     Blob::new(archive.finish().unwrap().into_inner())
@@ -111,8 +118,14 @@ async fn a_sensor_gives_back_its_events_or_its_error() {
     make_function(&mut account, code, "loopy_sensors.handler").await;
 
     let events = call(&account, "two").await.unwrap();
-    let notes: Vec<_> = events.iter().map(|event| (&*event.event, &event.fields["note"])).collect();
-    assert_eq!(notes, [("Ticked", &json!("one")), ("Ticked", &json!("two"))]);
+    let notes: Vec<_> = events
+        .iter()
+        .map(|event| (&*event.event, &event.fields["note"]))
+        .collect();
+    assert_eq!(
+        notes,
+        [("Ticked", &json!("one")), ("Ticked", &json!("two"))]
+    );
 
     let error = call(&account, "broken").await.unwrap_err();
     assert!(matches!(error, SensorError::Raised { .. }), "{error}");
@@ -131,11 +144,18 @@ async fn a_sensor_gives_back_its_events_or_its_error() {
 async fn a_function_that_is_no_host_is_not_taken_for_one() {
     let mut account = Account::open().await;
     let other = "def handler(event, context):\n    return {'statusCode': 200}\n";
-    let code = FunctionCode::builder().zip_file(zip(&[("other.py", other)])).build();
+    let code = FunctionCode::builder()
+        .zip_file(zip(&[("other.py", other)]))
+        .build();
     make_function(&mut account, code, "other.handler").await;
     let error = call(&account, "two").await.unwrap_err();
     assert!(matches!(error, SensorError::Trouble(_)), "{error}");
-    assert!(error.to_string().contains("did not answer as a sensor host does"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("did not answer as a sensor host does"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -144,8 +164,16 @@ async fn a_function_that_is_not_there_is_trouble_by_name() {
     account.set(var::SENSOR_PYTHON, "sensors");
     let error = call(&account, "two").await.unwrap_err();
     assert!(matches!(error, SensorError::Trouble(_)), "{error}");
-    assert!(error.to_string().contains("ResourceNotFoundException"), "{error}");
+    assert!(
+        error.to_string().contains("ResourceNotFoundException"),
+        "{error}"
+    );
     account.set(var::SENSOR_PYTHON, "");
     let error = call(&account, "two").await.unwrap_err();
-    assert!(error.to_string().contains("deployed without Python sensors"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("deployed without Python sensors"),
+        "{error}"
+    );
 }

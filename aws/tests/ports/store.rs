@@ -38,7 +38,9 @@ async fn it_keeps_what_every_store_promises() {
     let clock = Arc::new(SystemClock);
     let client = aws_sdk_dynamodb::Client::new(&account.config);
     let store = Arc::new(DynamoStore::new(client, table, clock));
-    loopy_engine::conformance::store(store, Timestamp::now(), "dynamo").await.unwrap();
+    loopy_engine::conformance::store(store, Timestamp::now(), "dynamo")
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -69,14 +71,21 @@ async fn a_list_goes_on_until_its_limit_is_filled() {
         let store = store.clone();
         async move { store.list(&filter).await.unwrap() }
     };
-    let ids: Vec<_> = found(Some("rare"), 10).await.into_iter().map(|run| run.id).collect();
+    let ids: Vec<_> = found(Some("rare"), 10)
+        .await
+        .into_iter()
+        .map(|run| run.id)
+        .collect();
     assert_eq!(ids, rare);
     let all = found(None, 1000).await;
     assert_eq!(all.len(), 130);
     assert!(all.is_sorted_by(|a, b| a.created_at > b.created_at));
     assert_eq!(found(None, 120).await.len(), 120);
     assert_eq!(found(None, 0).await.len(), 0);
-    let unfiltered = RunFilter { limit: 125, ..RunFilter::default() };
+    let unfiltered = RunFilter {
+        limit: 125,
+        ..RunFilter::default()
+    };
     assert_eq!(store.list(&unfiltered).await.unwrap().len(), 125);
 }
 
@@ -88,9 +97,13 @@ async fn a_run_that_outgrows_an_item_is_refused_with_its_size() {
     let store = DynamoStore::new(client, table, Arc::new(SystemClock));
     let mut big = run("big", 1, Timestamp::now());
     assert_eq!(store.create(&big).await.unwrap(), Commit::Done(1));
-    big.event.fields.insert("text".to_owned(), json!("x".repeat(370 * 1024)));
+    big.event
+        .fields
+        .insert("text".to_owned(), json!("x".repeat(370 * 1024)));
     assert_eq!(store.commit(&big, 1).await.unwrap(), Commit::Done(2));
-    big.event.fields.insert("text".to_owned(), json!("x".repeat(390 * 1024)));
+    big.event
+        .fields
+        .insert("text".to_owned(), json!("x".repeat(390 * 1024)));
     let error = store.commit(&big, 2).await.unwrap_err().to_string();
     assert!(error.contains(big.id.as_str()), "{error}");
     assert!(error.contains("bytes and an item holds 389120"), "{error}");
@@ -136,7 +149,11 @@ async fn a_missing_table_is_named_in_the_error() {
     let account = Account::open().await;
     let client = aws_sdk_dynamodb::Client::new(&account.config);
     let store = DynamoStore::new(client, "no-such-table", Arc::new(SystemClock));
-    let error = store.load(&RunId::from("greet-1")).await.unwrap_err().to_string();
+    let error = store
+        .load(&RunId::from("greet-1"))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(
         error.starts_with("read run greet-1 (table no-such-table): ResourceNotFound"),
         "{error}"

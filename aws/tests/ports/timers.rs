@@ -15,11 +15,17 @@ use std::time::Duration;
 const GROUP: &str = "loopy-timers";
 
 fn limit(attempt: u32) -> Message {
-    Message::TimeLimit { run: RunId::from("greet-0123"), step: "build".to_owned(), attempt }
+    Message::TimeLimit {
+        run: RunId::from("greet-0123"),
+        step: "build".to_owned(),
+        attempt,
+    }
 }
 
 fn after(seconds: i64) -> Timestamp {
-    Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap()
+    Timestamp::now()
+        .checked_add(SignedDuration::from_secs(seconds))
+        .unwrap()
 }
 
 struct Fixture {
@@ -36,7 +42,12 @@ async fn fixture() -> Fixture {
     let watch = environment.queue_url(QueueName::Watch).unwrap().to_owned();
     let dead = environment.dead_letter_url(QueueName::Watch).unwrap();
     let scheduler = aws_sdk_scheduler::Client::new(&account.config);
-    scheduler.create_schedule_group().name(GROUP).send().await.unwrap();
+    scheduler
+        .create_schedule_group()
+        .name(GROUP)
+        .send()
+        .await
+        .unwrap();
     let (watch_arn, dead_arn) = (account.arn_of(&watch).await, account.arn_of(dead).await);
     account.set(var::WATCH_QUEUE_ARN, &watch_arn);
     account.set(var::SCHEDULE_DLQ_ARN, &dead_arn);
@@ -48,13 +59,28 @@ async fn fixture() -> Fixture {
         account.queues(),
         Arc::new(SystemClock),
     );
-    Fixture { account, timers, scheduler, watch }
+    Fixture {
+        account,
+        timers,
+        scheduler,
+        watch,
+    }
 }
 
 impl Fixture {
     async fn armed(&self) -> Vec<String> {
-        let listed = self.scheduler.list_schedules().group_name(GROUP).send().await.unwrap();
-        listed.schedules.into_iter().filter_map(|schedule| schedule.name).collect()
+        let listed = self
+            .scheduler
+            .list_schedules()
+            .group_name(GROUP)
+            .send()
+            .await
+            .unwrap();
+        listed
+            .schedules
+            .into_iter()
+            .filter_map(|schedule| schedule.name)
+            .collect()
     }
 }
 
@@ -66,24 +92,54 @@ async fn a_timer_armed_twice_is_one_and_fires_once() {
     fixture.timers.arm("limit/a", at, &limit(1)).await.unwrap();
     let armed = fixture.armed().await;
     assert_eq!(armed.len(), 1);
-    let schedule =
-        fixture.scheduler.get_schedule().group_name(GROUP).name(&armed[0]).send().await.unwrap();
-    assert_eq!(schedule.action_after_completion, Some(ActionAfterCompletion::Delete));
-    assert_eq!(schedule.schedule_expression_timezone.as_deref(), Some("UTC"));
+    let schedule = fixture
+        .scheduler
+        .get_schedule()
+        .group_name(GROUP)
+        .name(&armed[0])
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        schedule.action_after_completion,
+        Some(ActionAfterCompletion::Delete)
+    );
+    assert_eq!(
+        schedule.schedule_expression_timezone.as_deref(),
+        Some("UTC")
+    );
     assert!(fixture.account.receive(&fixture.watch).await.is_empty());
 
-    let body = fixture.account.next_body(&fixture.watch, Duration::from_secs(30)).await.unwrap();
+    let body = fixture
+        .account
+        .next_body(&fixture.watch, Duration::from_secs(30))
+        .await
+        .unwrap();
     assert!(Timestamp::now() >= at);
     assert_eq!(serde_json::from_str::<Message>(&body).unwrap(), limit(1));
     assert_eq!(fixture.armed().await, Vec::<String>::new());
-    assert_eq!(fixture.account.next_body(&fixture.watch, Duration::from_secs(2)).await, None);
+    assert_eq!(
+        fixture
+            .account
+            .next_body(&fixture.watch, Duration::from_secs(2))
+            .await,
+        None
+    );
 }
 
 #[tokio::test]
 async fn a_disarmed_timer_is_gone_and_disarming_it_again_is_fine() {
     let fixture = fixture().await;
-    fixture.timers.arm("limit/a", after(3600), &limit(1)).await.unwrap();
-    fixture.timers.arm("limit/b", after(3600), &limit(2)).await.unwrap();
+    fixture
+        .timers
+        .arm("limit/a", after(3600), &limit(1))
+        .await
+        .unwrap();
+    fixture
+        .timers
+        .arm("limit/b", after(3600), &limit(2))
+        .await
+        .unwrap();
     assert_eq!(fixture.armed().await.len(), 2);
     fixture.timers.disarm("limit/a").await.unwrap();
     fixture.timers.disarm("limit/a").await.unwrap();
@@ -94,14 +150,26 @@ async fn a_disarmed_timer_is_gone_and_disarming_it_again_is_fine() {
 #[tokio::test]
 async fn a_timer_whose_time_is_over_or_close_goes_through_the_queue() {
     let fixture = fixture().await;
-    fixture.timers.arm("limit/a", after(-60), &limit(1)).await.unwrap();
-    let body = fixture.account.next_body(&fixture.watch, Duration::from_secs(5)).await.unwrap();
+    fixture
+        .timers
+        .arm("limit/a", after(-60), &limit(1))
+        .await
+        .unwrap();
+    let body = fixture
+        .account
+        .next_body(&fixture.watch, Duration::from_secs(5))
+        .await
+        .unwrap();
     assert_eq!(serde_json::from_str::<Message>(&body).unwrap(), limit(1));
 
     let at = after(2);
     fixture.timers.arm("limit/b", at, &limit(2)).await.unwrap();
     assert_eq!(fixture.armed().await, Vec::<String>::new());
-    let body = fixture.account.next_body(&fixture.watch, Duration::from_secs(10)).await.unwrap();
+    let body = fixture
+        .account
+        .next_body(&fixture.watch, Duration::from_secs(10))
+        .await
+        .unwrap();
     assert!(Timestamp::now() >= at);
     assert_eq!(serde_json::from_str::<Message>(&body).unwrap(), limit(2));
 }
@@ -109,8 +177,11 @@ async fn a_timer_whose_time_is_over_or_close_goes_through_the_queue() {
 #[tokio::test]
 async fn a_message_for_another_queue_is_refused() {
     let fixture = fixture().await;
-    let turn =
-        Message::Handoff { run: RunId::from("greet-0123"), step: "build".to_owned(), attempt: 1 };
+    let turn = Message::Handoff {
+        run: RunId::from("greet-0123"),
+        step: "build".to_owned(),
+        attempt: 1,
+    };
     let error = fixture.timers.arm("x", after(60), &turn).await.unwrap_err();
     assert!(error.to_string().contains("this is for steps"), "{error}");
 }
@@ -125,6 +196,13 @@ async fn a_missing_group_is_an_error_when_arming() {
         fixture.account.queues(),
         Arc::new(SystemClock),
     );
-    let error = timers.arm("limit/a", after(60), &limit(1)).await.unwrap_err().to_string();
-    assert!(error.starts_with("arm timer limit/a: ResourceNotFoundException"), "{error}");
+    let error = timers
+        .arm("limit/a", after(60), &limit(1))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("arm timer limit/a: ResourceNotFoundException"),
+        "{error}"
+    );
 }

@@ -5,7 +5,12 @@ use loopy_engine::message::QueueName;
 use loopy_functions::start::{Needs, Sandboxes};
 
 const NEEDS: Needs = Needs {
-    variables: &[var::TABLE, var::ASSETS_BUCKET, var::MANIFEST, var::queue(QueueName::Deliveries)],
+    variables: &[
+        var::TABLE,
+        var::ASSETS_BUCKET,
+        var::MANIFEST,
+        var::queue(QueueName::Deliveries),
+    ],
     maybe_empty: &[var::WEBHOOK_SECRET],
     sandboxes: Sandboxes::None,
 };
