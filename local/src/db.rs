@@ -401,7 +401,7 @@ fn write_loop(mut connection: Connection, queue: &Receiver<Box<dyn Job>>) {
         }
         let committed = commit(&mut connection, &mut group).map_err(|why| why.to_string());
         for job in group {
-            job.reply(committed.as_ref().map(|()| ()).map_err(String::as_str));
+            job.reply(committed.as_ref().copied().map_err(String::as_str));
         }
     }
 }

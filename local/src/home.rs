@@ -343,12 +343,12 @@ impl LocalHome {
         tracing::info!("stopping");
         stop.send_replace(true);
         let all = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(FINISH, all).await.is_err() {
-            // Cut off between commit and ack: done again by the next process.
+        if tokio::time::timeout(FINISH, all).await.is_ok() {
+            inner.settle().await;
+        } else {
+            // Cut off between commit and ack: the next process goes on with it.
             tracing::warn!("some work did not finish in time; it will be taken up again");
         }
-        tasks.shutdown().await;
-        inner.settle().await;
     }
 }
 

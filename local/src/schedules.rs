@@ -157,7 +157,12 @@ fn period(interval: &str) -> Option<SignedDuration> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::db::Db;
+    use crate::store::SqliteStore;
+    use loopy_engine::memory::ManualClock;
+    use loopy_engine::message::QueueName;
 
     #[test]
     fn poll_intervals() {
@@ -166,5 +171,52 @@ mod tests {
         for wrong in ["", "s", "0s", "-1m", "5", "5w", "1.5h", "9999999999999999d"] {
             assert_eq!(period(wrong), None, "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_schedule_fires_at_its_moment_in_its_zone_and_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let before = "2026-03-29T06:59:59.9Z".parse::<Timestamp>().unwrap();
+        let clock = Arc::new(ManualClock::new(before));
+        let queue = SqliteQueue::new(db.clone(), Arc::clone(&clock) as Arc<dyn Clock>);
+        let (stop, stopped) = watch::channel(false);
+        let schedules = Schedules {
+            queue: queue.clone(),
+            store: Arc::new(SqliteStore::new(db, Arc::clone(&clock) as Arc<dyn Clock>)),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            stop: stopped,
+        };
+        let zone = Some("Europe/Berlin".to_owned());
+        let task = tokio::spawn(schedules.cron("w/s".to_owned(), "0 9 * * *".to_owned(), zone));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(
+            queue.claim(QueueName::Events, 9).await.unwrap().is_empty(),
+            "too early"
+        );
+        clock.advance(SignedDuration::from_millis(150));
+        let mut enqueued = queue.enqueued(QueueName::Events);
+        let fired = queue.claim(QueueName::Events, 9).await.unwrap();
+        let fired = if fired.is_empty() {
+            let wait = tokio::time::timeout(Duration::from_secs(20), enqueued.changed());
+            wait.await.unwrap().unwrap();
+            queue.claim(QueueName::Events, 9).await.unwrap()
+        } else {
+            fired
+        };
+        let message: Message = serde_json::from_str(&fired[0].body).unwrap();
+        let scheduled_at = "2026-03-29T07:00:00Z".parse().unwrap();
+        assert_eq!(
+            message,
+            Message::Cron {
+                step: "w/s".to_owned(),
+                scheduled_at
+            }
+        );
+        stop.send_replace(true);
+        tokio::time::timeout(Duration::from_secs(20), task)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

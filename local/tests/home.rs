@@ -1,0 +1,649 @@
+//! The home as a whole: projects served with real processes as runners, over
+//! HTTP, killed and taken up again.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use hmac::{Hmac, KeyInit, Mac};
+use loopy_contract::ids::CascadeId;
+use loopy_contract::manifest::Manifest;
+use loopy_contract::report::FailureClass;
+use loopy_engine::ports::RunFilter;
+use loopy_engine::run::{Run, StepState};
+use loopy_local::{Cascade, FollowError, HomeOptions, LocalHome, OpenError, State};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// The project of a test: its directory and the runners' log.
+struct Project {
+    dir: tempfile::TempDir,
+}
+
+impl Project {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("secrets")).unwrap();
+        let log = dir.path().join("runners.log");
+        let env = format!("LOG={}\n", log.display());
+        std::fs::write(dir.path().join("secrets/base.env"), env).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `step attempt pid` of every runner that was started.
+    fn started(&self) -> Vec<(String, u32, i32)> {
+        let log = std::fs::read_to_string(self.path().join("runners.log")).unwrap_or_default();
+        log.lines()
+            .map(|line| {
+                let mut parts = line.split(' ');
+                let mut next = || parts.next().unwrap();
+                (
+                    next().to_owned(),
+                    next().parse().unwrap(),
+                    next().parse().unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    async fn until_started(&self, count: usize) -> Vec<(String, u32, i32)> {
+        let begun = Instant::now();
+        loop {
+            let started = self.started();
+            if started.len() >= count {
+                return started;
+            }
+            assert!(
+                begun.elapsed() < LONG,
+                "only these were started: {started:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn options(project: &Path, manifest: Manifest) -> HomeOptions {
+    let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/runner.py");
+    let argv = [common::python(), runner].map(|part| part.to_str().unwrap().to_owned());
+    let mut options =
+        HomeOptions::new(project.to_owned(), manifest, BTreeMap::new(), argv.to_vec());
+    options.environment = common::bare_environment();
+    let python = common::python().to_str().unwrap().to_owned();
+    options
+        .environment
+        .insert("LOOPY_PYTHON".to_owned(), python);
+    options
+}
+
+/// The two workflows, with these bodies for `one` and `two`.
+fn cascade_manifest(one: &str, two: &str) -> Manifest {
+    let mut workflows = common::two_workflows();
+    workflows["first"]["steps"]["one"]["body"] = json!(one);
+    workflows["first"]["steps"]["two"]["body"] = json!(two);
+    common::manifest(workflows, json!([]))
+}
+
+struct Serving {
+    state: State,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    async fn start(options: HomeOptions) -> Self {
+        let home = LocalHome::open(options).await.unwrap();
+        Self::of(home)
+    }
+
+    fn of(home: LocalHome) -> Self {
+        let (state, address) = (home.state(), home.address());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(home.serve(async {
+            let _ = stopped.await;
+        }));
+        Self {
+            state,
+            address,
+            stop,
+            task,
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(LONG, self.task)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    async fn follow(&self, id: &str) -> Cascade {
+        follow(&self.state, id).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+async fn follow(state: &State, id: &str) -> Cascade {
+    let id = CascadeId::from(id);
+    tokio::time::timeout(LONG, state.follow(&id, |_| ()))
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+fn output(run: &Run, step: &str) -> Value {
+    match &run.steps[step].state {
+        StepState::Succeeded { output, .. } => json!(output),
+        other => panic!("{step}: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cascade_runs_to_its_end() {
+    let project = Project::new();
+    let home = LocalHome::open(options(project.path(), cascade_manifest("ok", "ok"))).await;
+    let home = home.unwrap();
+    home.submit(&common::go("evt-1", 7)).await.unwrap();
+    let serving = Serving::of(home);
+    let mut seen = 0_u32;
+    let id = CascadeId::from("evt-1");
+    let cascade = serving.state.follow(&id, |_| seen += 1);
+    let cascade = tokio::time::timeout(LONG, cascade).await.unwrap().unwrap();
+    assert!(seen >= 2, "progress is shown on the way");
+    assert!(cascade.dead_letters.is_empty());
+    let [first, second] = cascade.runs.as_slice() else {
+        panic!("{:?}", cascade.runs)
+    };
+    assert_eq!(
+        (first.workflow.as_str(), second.workflow.as_str()),
+        ("first", "second")
+    );
+    assert_eq!(
+        output(first, "one"),
+        json!({"text": r#"{"event": {"n": 7}}"#})
+    );
+    let sent = second.event.fields["text"].as_str().unwrap();
+    assert!(
+        sent.contains(r#""one": {"text""#),
+        "what `two` emitted: {sent}"
+    );
+    let seen: Value =
+        serde_json::from_str(output(second, "only")["text"].as_str().unwrap()).unwrap();
+    assert_eq!(seen, json!({"event": {"text": sent}}));
+    assert!((first.cost_usd() - 0.5).abs() < 1e-9);
+    assert_eq!(project.started().len(), 3);
+
+    let all = serving
+        .state
+        .runs(&RunFilter {
+            limit: 9,
+            ..RunFilter::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(all.len(), 2);
+    serving.stop().await;
+
+    // Also when nobody serves it.
+    let state = State::open(project.path()).unwrap();
+    assert_eq!(state.run(&first.id).await.unwrap().as_ref(), Some(first));
+    assert!(state.cascade(&CascadeId::from("evt-1")).await.unwrap().over);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_nobody_waits_for_is_over_at_once() {
+    let project = Project::new();
+    let manifest = common::manifest(json!({}), json!([]));
+    let home = LocalHome::open(options(project.path(), manifest))
+        .await
+        .unwrap();
+    home.submit(&common::go("evt-1", 7)).await.unwrap();
+    let serving = Serving::of(home);
+    let cascade = serving.follow("evt-1").await;
+    assert!(cascade.runs.is_empty() && cascade.dead_letters.is_empty());
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_given_up_ends_its_cascade_with_the_reason() {
+    let project = Project::new();
+    let home = LocalHome::open(options(project.path(), cascade_manifest("ok", "ok"))).await;
+    let home = home.unwrap();
+    let mut event = common::go("evt-1", 7);
+    event.depth = 1000;
+    home.submit(&event).await.unwrap();
+    let serving = Serving::of(home);
+    let cascade = serving.follow("evt-1").await;
+    assert!(cascade.runs.is_empty());
+    assert!(
+        cascade.dead_letters[0].reason.contains("1000 events deep"),
+        "{cascade:?}"
+    );
+    assert_eq!(
+        serving.state.dead_letters().await.unwrap(),
+        cascade.dead_letters
+    );
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_vanishes_is_replaced() {
+    let project = Project::new();
+    let home = LocalHome::open(options(project.path(), cascade_manifest("vanish", "ok"))).await;
+    let home = home.unwrap();
+    home.submit(&common::go("evt-1", 7)).await.unwrap();
+    let serving = Serving::of(home);
+    let started = project.until_started(1).await;
+    kill(started[0].2);
+    let cascade = serving.follow("evt-1").await;
+    let first = &cascade.runs[0];
+    assert_eq!(first.status.name(), "succeeded");
+    let attempts = &first.steps["one"].attempts;
+    assert_eq!(attempts.len(), 2, "{attempts:?}");
+    assert_eq!(
+        attempts[0].failure.as_ref().unwrap().class,
+        FailureClass::Lost
+    );
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_home_leaves_running_steps_alone() {
+    let project = Project::new();
+    let gate = project.path().join("gate");
+    let manifest = cascade_manifest(&format!("wait {}", gate.display()), "ok");
+    let home = LocalHome::open(options(project.path(), manifest.clone()))
+        .await
+        .unwrap();
+    home.submit(&common::go("evt-1", 7)).await.unwrap();
+    let serving = Serving::of(home);
+    project.until_started(1).await;
+    serving.stop().await;
+    // The runner reports while nobody listens, and again to the next home,
+    // which listens elsewhere and serves another manifest.
+    std::fs::write(&gate, "").unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut changed = manifest;
+    changed.loopy_version = "1".to_owned();
+    let serving = Serving::start(options(project.path(), changed.seal())).await;
+    let cascade = serving.follow("evt-1").await;
+    assert_eq!(cascade.runs.len(), 2);
+    assert!(
+        cascade
+            .runs
+            .iter()
+            .all(|run| run.status.name() == "succeeded")
+    );
+    assert_eq!(project.started().len(), 3, "nothing ran twice");
+    serving.stop().await;
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Runs one of the `child_…` tests below in a process of its own.
+fn child(name: &str, project: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .env("LOOPY_TEST_PROJECT", project)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn child_project() -> PathBuf {
+    PathBuf::from(std::env::var_os("LOOPY_TEST_PROJECT").unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test, as a process of its own"]
+async fn child_serves() {
+    let project = child_project();
+    let gate = project.join("gate");
+    let manifest = cascade_manifest("ok", &format!("wait {}", gate.display()));
+    let home = LocalHome::open(options(&project, manifest)).await.unwrap();
+    home.submit(&common::go("evt-1", 7)).await.unwrap();
+    home.serve(std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test, as a process of its own"]
+async fn child_triggers() {
+    let state = State::open(&child_project()).unwrap();
+    let wrong = state.submit(&common::go("evt-0", 1)).await;
+    wrong.unwrap();
+    let mut bad = common::go("evt-bad", 1);
+    bad.fields.insert("n".to_owned(), json!("text"));
+    assert!(
+        state
+            .submit(&bad)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("breaks its contract")
+    );
+    let cascade = follow(&state, "evt-0").await;
+    assert_eq!(cascade.runs.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_loses_nothing_and_repeats_nothing() {
+    let project = Project::new();
+    let mut serving = child("child_serves", project.path());
+    let started = project.until_started(2).await;
+    assert_eq!(started[1].0, "two");
+    let locked = LocalHome::open(options(project.path(), cascade_manifest("ok", "ok"))).await;
+    assert!(matches!(locked.err(), Some(OpenError::Locked(_))));
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+
+    let state = State::open(project.path()).unwrap();
+    let id = CascadeId::from("evt-1");
+    let unserved = tokio::time::timeout(LONG, state.follow(&id, |_| ()))
+        .await
+        .unwrap();
+    assert!(
+        matches!(unserved, Err(FollowError::Unserved)),
+        "{unserved:?}"
+    );
+
+    std::fs::write(project.path().join("gate"), "").unwrap();
+    let serving = Serving::start(options(project.path(), cascade_manifest("ok", "ok"))).await;
+    let cascade = serving.follow("evt-1").await;
+    assert_eq!(cascade.runs.len(), 2);
+    assert!(
+        cascade
+            .runs
+            .iter()
+            .all(|run| run.status.name() == "succeeded")
+    );
+    let steps: Vec<String> = project
+        .started()
+        .into_iter()
+        .map(|(step, ..)| step)
+        .collect();
+    assert_eq!(steps, ["one", "two", "only"], "nothing ran twice");
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_can_hand_in_an_event() {
+    let project = Project::new();
+    let serving = Serving::start(options(project.path(), cascade_manifest("ok", "ok"))).await;
+    let mut trigger = child("child_triggers", project.path());
+    let status = tokio::task::spawn_blocking(move || trigger.wait().unwrap())
+        .await
+        .unwrap();
+    assert!(status.success(), "the other process saw something else");
+    let cascade = serving.follow("evt-0").await;
+    assert_eq!(cascade.runs.len(), 2);
+    assert_eq!(project.started().len(), 3);
+    serving.stop().await;
+}
+
+fn sensors(verify: Value) -> Value {
+    json!([{
+        "name": "pushes", "trigger": {"kind": "webhook", "path": "/hooks/x", "verify": verify},
+        "emits": "Go", "source": "module", "module": "sensors.hooks", "fn": "pushes",
+    }])
+}
+
+fn with_sensor_code(project: &Project) {
+    std::fs::create_dir(project.path().join("sensors")).unwrap();
+    let code = "from loopy import sensor\nfrom loopy.events import Go\n\n\
+                @sensor(emits='Go', webhook='/hooks/x', verify='github')\n\
+                def pushes(request):\n    return [Go(n=n) for n in request.json['ns']]\n";
+    std::fs::write(project.path().join("sensors/hooks.py"), code).unwrap();
+}
+
+fn signature(secret: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(body);
+    let bytes = mac.finalize().into_bytes();
+    bytes.iter().fold("sha256=".to_owned(), |text, byte| {
+        format!("{text}{byte:02x}")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_delivery_starts_runs_once() {
+    let project = Project::new();
+    with_sensor_code(&project);
+    std::fs::write(
+        project.path().join("loopy.env"),
+        "GITHUB_WEBHOOK_SECRET=s3 old\n",
+    )
+    .unwrap();
+    let mut manifest = cascade_manifest("ok", "ok");
+    manifest.sensors = serde_json::from_value(sensors(json!("github"))).unwrap();
+    let serving = Serving::start(options(project.path(), manifest.seal())).await;
+    let http = reqwest::Client::new();
+    let body = br#"{"ns": [1, 2]}"#;
+    let post = |path: &str, signature: String| {
+        http.post(serving.url(path))
+            .header("X-Hub-Signature-256", signature)
+            .header("X-GitHub-Delivery", "d-1")
+            .body(body.to_vec())
+            .send()
+    };
+    assert_eq!(
+        post("/hooks/x", signature("wrong", body))
+            .await
+            .unwrap()
+            .status(),
+        401
+    );
+    assert_eq!(
+        post("/hooks/none", signature("s3", body))
+            .await
+            .unwrap()
+            .status(),
+        404
+    );
+    for repeated in [false, true] {
+        let answer = post("/hooks/x", signature("s3", body)).await.unwrap();
+        assert_eq!(answer.status(), 202);
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["repeated"], repeated);
+    }
+    let begun = Instant::now();
+    let filter = RunFilter {
+        status: Some("succeeded".to_owned()),
+        limit: 9,
+        ..RunFilter::default()
+    };
+    while serving.state.runs(&filter).await.unwrap().len() < 4 {
+        assert!(begun.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let all = serving
+        .state
+        .runs(&RunFilter {
+            limit: 9,
+            ..RunFilter::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        all.len(),
+        4,
+        "one run of each workflow for each of the two events"
+    );
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_answers_the_rest_as_it_should() {
+    let project = Project::new();
+    let mut manifest = cascade_manifest("ok", "ok");
+    manifest.sensors = serde_json::from_value(sensors(Value::Null)).unwrap();
+    let serving = Serving::start(options(project.path(), manifest.seal())).await;
+    let http = reqwest::Client::new();
+    let get = |path: &str| http.get(serving.url(path)).send();
+    assert_eq!(get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(get("/hooks/x").await.unwrap().status(), 405);
+    assert_eq!(get("/").await.unwrap().status(), 404);
+    assert_eq!(
+        get("/_loopy/v1/runs/r/steps/s/attempts/1/envelope")
+            .await
+            .unwrap()
+            .status(),
+        401
+    );
+    assert_eq!(get("/_loopy/v1/other").await.unwrap().status(), 404);
+
+    let large = vec![b'x'; loopy_local::http::MAX_BODY + 1];
+    let posted = http
+        .post(serving.url("/hooks/x"))
+        .body(large.clone())
+        .send()
+        .await;
+    // The server may hang up before the client has sent it all.
+    assert!(posted.map_or(true, |answer| answer.status() == 413));
+    assert_eq!(chunked(serving.address, &large).await, 413);
+    serving.stop().await;
+}
+
+/// Posts without saying the length beforehand; the status of the answer.
+async fn chunked(address: SocketAddr, body: &[u8]) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = "POST /hooks/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let send = async {
+        for chunk in body.chunks(64 * 1024) {
+            let frame = format!("{:x}\r\n", chunk.len());
+            write.write_all(frame.as_bytes()).await?;
+            write.write_all(chunk).await?;
+            write.write_all(b"\r\n").await?;
+        }
+        write.write_all(b"0\r\n\r\n").await
+    };
+    let mut answer = [0; 12];
+    let (_, got) = tokio::join!(send, read.read_exact(&mut answer));
+    got.unwrap();
+    std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_fires_at_once_and_then_each_interval() {
+    let project = Project::new();
+    std::fs::create_dir(project.path().join("sensors")).unwrap();
+    let code = "from loopy.events import Go\n\
+                def ticks(tick):\n    \
+                return Go(n=round((tick.scheduled_at - tick.last_run).total_seconds()))\n";
+    std::fs::write(project.path().join("sensors/polls.py"), code).unwrap();
+    let workflow = json!({"count": {"entry": "one", "steps": {
+        "one": common::step("count/one", Some("Go"), &[], json!({}), &[]),
+    }}});
+    let polls = json!([{
+        "name": "ticks", "trigger": {"kind": "poll", "interval": "1s"}, "emits": "Go",
+        "source": "module", "module": "sensors.polls", "fn": "ticks",
+    }]);
+    let manifest = common::manifest(workflow, polls);
+    let serving = Serving::start(options(project.path(), manifest)).await;
+    let begun = Instant::now();
+    let filter = RunFilter {
+        limit: 99,
+        ..RunFilter::default()
+    };
+    while serving.state.runs(&filter).await.unwrap().len() < 3 {
+        assert!(begun.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_millis(1500),
+        "three ticks came within {took:?}"
+    );
+    let runs = serving.state.runs(&filter).await.unwrap();
+    for summary in runs.iter().rev().take(3) {
+        let run = serving.state.run(&summary.id).await.unwrap().unwrap();
+        assert_eq!(run.event.fields["n"], 1, "the time since the tick before");
+    }
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cannot_start_runs() {
+    let project = Project::new();
+    let unverified = common::manifest(json!({}), sensors(Value::Null));
+    let mut public = options(project.path(), unverified.clone());
+    public.listen = SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut tunnelled = options(project.path(), unverified.clone());
+    tunnelled.public_url = Some("https://loopy.example".to_owned());
+    for refused in [public, tunnelled] {
+        let error = LocalHome::open(refused).await.err().unwrap();
+        assert!(matches!(error, OpenError::Unverified { .. }), "{error}");
+        assert!(error.to_string().contains("pushes"), "{error}");
+    }
+    // On this machine alone it may; so may one that opted out by name.
+    drop(
+        LocalHome::open(options(project.path(), unverified))
+            .await
+            .unwrap(),
+    );
+    let opted_out = common::manifest(json!({}), sensors(json!("none")));
+    let mut public = options(project.path(), opted_out);
+    public.listen = SocketAddr::from(([0, 0, 0, 0], 0));
+    drop(LocalHome::open(public).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_served_is_refused_by_name() {
+    let project = Project::new();
+    let mut manifest = cascade_manifest("ok", "ok");
+    manifest
+        .registry
+        .sandboxes
+        .get_mut("Here")
+        .unwrap()
+        .provider = "daytona".to_owned();
+    let manifest = manifest.seal();
+    let error = LocalHome::open(options(project.path(), manifest.clone()))
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        matches!(&error, OpenError::NoPublicUrl(name) if name == "Here"),
+        "{error}"
+    );
+    let mut public = options(project.path(), manifest);
+    public.public_url = Some("https://loopy.example".to_owned());
+    let error = LocalHome::open(public).await.err().unwrap();
+    assert!(
+        matches!(&error, OpenError::NoRunner(name) if name == "Here"),
+        "{error}"
+    );
+
+    let mut manifest = cascade_manifest("ok", "ok");
+    manifest
+        .registry
+        .sandboxes
+        .get_mut("Here")
+        .unwrap()
+        .provider = "fargate".to_owned();
+    let error = LocalHome::open(options(project.path(), manifest.seal()))
+        .await
+        .err()
+        .unwrap();
+    assert!(matches!(error, OpenError::Unsupported(_)), "{error}");
+}
