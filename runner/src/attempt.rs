@@ -1,0 +1,289 @@
+//! One attempt from launch to exit.
+
+use crate::Exit;
+use crate::client::{Client, ReportError};
+use crate::harness::{Job, drive};
+use crate::processes::Processes;
+use crate::redact::{Redactor, head};
+use crate::workspace::{Control, Workspace};
+use loopy_contract::report::{
+    Envelope, Failure, FailureClass, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, Outcome,
+    PROTOCOL, ResultReply, StepResult, Usage, launch_env,
+};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, interval_at, timeout_at};
+
+/// How long the engine may take to answer the first request.
+const ENVELOPE_PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// How long past the attempt's end its result is still offered.
+const RESULT_PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// The longest attempt, whatever the envelope says: a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Bytes of a failure's message.
+const LONGEST_MESSAGE: usize = 8 * 1024;
+
+/// What the launcher said.
+pub(crate) struct Launch {
+    report_url: String,
+    token: String,
+    run: String,
+    step: String,
+    attempt: u32,
+    workspace: PathBuf,
+}
+
+/// The launcher's variables cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    /// One is missing or empty.
+    #[error("the variable {0} is not set; a runner is started by Loopy, which sets it")]
+    Missing(&'static str),
+    /// The attempt is not a number.
+    #[error("the variable {name} is `{0}`, not a number", name = launch_env::ATTEMPT)]
+    Attempt(String),
+}
+
+impl Launch {
+    /// Reads the six variables.
+    pub(crate) fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, LaunchError> {
+        let need = |name: &'static str| {
+            env(name)
+                .filter(|value| !value.is_empty())
+                .ok_or(LaunchError::Missing(name))
+        };
+        let attempt = need(launch_env::ATTEMPT)?;
+        Ok(Self {
+            report_url: need(launch_env::REPORT_URL)?,
+            token: need(launch_env::TOKEN)?,
+            run: need(launch_env::RUN)?,
+            step: need(launch_env::STEP)?,
+            attempt: attempt.parse().map_err(|_| LaunchError::Attempt(attempt))?,
+            workspace: PathBuf::from(need(launch_env::WORKSPACE)?),
+        })
+    }
+}
+
+/// Runs the attempt to its end.
+pub(crate) async fn run(launch: Launch) -> Exit {
+    let Launch {
+        report_url,
+        token,
+        run,
+        step,
+        attempt,
+        workspace,
+    } = launch;
+    let client = match Client::new(&report_url, &token, &run, &step, attempt) {
+        Ok(client) => client,
+        Err(error) => return gave_up(&error),
+    };
+    let answer: Value = match client
+        .request("envelope", None, Instant::now() + ENVELOPE_PATIENCE)
+        .await
+    {
+        Ok(answer) => answer,
+        Err(error) => return gave_up(&error),
+    };
+    let started = Instant::now();
+    let envelope = match understand(answer) {
+        Ok(envelope) => envelope,
+        Err(failure) => {
+            let redactor = Redactor::new([token.as_str()]);
+            let result = StepResult {
+                outcome: Outcome::Failed(failure),
+                usage: Usage::default(),
+                duration_ms: 0,
+            };
+            return deliver(&client, result, &redactor, started).await;
+        }
+    };
+    let redactor = Redactor::new(
+        envelope
+            .env
+            .values()
+            .map(String::as_str)
+            .chain([token.as_str()]),
+    );
+    let deadline = started + Duration::from_secs(envelope.seconds).min(LONGEST);
+    tracing::info!(run, step, attempt, harness = %envelope.harness, "the attempt begins");
+
+    let processes = Processes::new(&run, &step, attempt);
+    let usage = RefCell::new(Usage::default());
+    let harness_started = Cell::new(None);
+    let work = async {
+        let workspace = Workspace::create(&workspace)?;
+        let control = Control::create(&run, &step, attempt)?;
+        let environment = workspace.environment(&envelope.env, &run)?;
+        workspace.fill(&envelope, &environment, &processes).await?;
+        harness_started.set(Some(Instant::now()));
+        drive(&Job {
+            envelope: &envelope,
+            workspace: &workspace,
+            control: &control,
+            environment: &environment,
+            processes: &processes,
+            usage: &usage,
+        })
+        .await
+    };
+    let outcome = tokio::select! {
+        worked = timeout_at(deadline, work) => Some(match worked {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(failure)) => Outcome::Failed(failure),
+            Err(_) => Outcome::Failed(Failure {
+                class: FailureClass::Timeout,
+                message: format!(
+                    "the attempt took longer than its {} seconds and was ended",
+                    envelope.seconds
+                ),
+            }),
+        }),
+        why = unwanted(&client, Duration::from_secs(envelope.heartbeat_seconds.max(1))) => {
+            tracing::info!("the attempt ends without a result: {why}");
+            None
+        }
+    };
+    let duration = harness_started
+        .get()
+        .map(|at: Instant| at.elapsed())
+        .unwrap_or_default();
+    processes.end_all().await;
+    let Some(outcome) = outcome else {
+        return Exit::Stopped;
+    };
+    let result = StepResult {
+        outcome,
+        usage: usage.into_inner(),
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+    };
+    deliver(&client, result, &redactor, deadline).await
+}
+
+/// Takes the engine's answer for an envelope.
+fn understand(answer: Value) -> Result<Envelope, Failure> {
+    let failure = |message| Failure {
+        class: FailureClass::Sandbox,
+        message,
+    };
+    let protocol = answer.get("protocol").and_then(Value::as_u64);
+    if protocol != Some(u64::from(PROTOCOL)) {
+        let found = protocol.map_or_else(|| "none".to_owned(), |version| version.to_string());
+        return Err(failure(format!(
+            "the runner speaks protocol {PROTOCOL} and the engine {found}; deploy the project again, so that both come from one version"
+        )));
+    }
+    serde_json::from_value(answer)
+        .map_err(|error| failure(format!("the runner cannot read its envelope: {error}")))
+}
+
+/// Sends heartbeats. Ends, with the reason, when the attempt is to stop.
+async fn unwanted(client: &Client, every: Duration) -> String {
+    let beats = async {
+        let mut beat = interval_at(Instant::now() + every, every);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sequence = 0;
+        loop {
+            beat.tick().await;
+            sequence += 1;
+            let body = serde_json::to_vec(&Heartbeat { sequence }).unwrap_or_default();
+            match client
+                .request::<HeartbeatReply>("heartbeat", Some(body), Instant::now() + every)
+                .await
+            {
+                Ok(HeartbeatReply { stop: false }) => {}
+                Ok(HeartbeatReply { stop: true }) => return "the engine asks to stop".to_owned(),
+                Err(error @ ReportError::Over { .. }) => return error.to_string(),
+                // The work is worth more than the sign of life.
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+    };
+    tokio::select! {
+        why = beats => why,
+        () = told_to_end(SignalKind::terminate()) => "SIGTERM".to_owned(),
+        () = told_to_end(SignalKind::interrupt()) => "SIGINT".to_owned(),
+    }
+}
+
+/// Waits for a signal.
+async fn told_to_end(kind: SignalKind) {
+    match signal(kind) {
+        Ok(mut signals) => {
+            signals.recv().await;
+        }
+        Err(error) => {
+            tracing::warn!("cannot listen for signals: {error}");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Posts the result, as far as it may leave.
+async fn deliver(
+    client: &Client,
+    mut result: StepResult,
+    redactor: &Redactor,
+    deadline: Instant,
+) -> Exit {
+    if let Outcome::Failed(failure) = &mut result.outcome {
+        failure.message = head(&redactor.clean(&failure.message), LONGEST_MESSAGE);
+        tracing::info!(
+            class = failure.class.name(),
+            "the attempt failed: {}",
+            failure.message
+        );
+    }
+    let until = deadline.max(Instant::now()) + RESULT_PATIENCE;
+    match client
+        .request::<ResultReply>("result", Some(bounded(result)), until)
+        .await
+    {
+        Ok(reply) => {
+            tracing::info!(taken = reply.taken, "the result is delivered");
+            Exit::Delivered
+        }
+        Err(error) => gave_up(&error),
+    }
+}
+
+/// The result's bytes; one that is too large becomes a failure that says so.
+fn bounded(mut result: StepResult) -> Vec<u8> {
+    // A result holds only JSON values, so this cannot fail.
+    let bytes = serde_json::to_vec(&result).unwrap_or_default();
+    if bytes.len() <= MAX_RESULT_BYTES {
+        return bytes;
+    }
+    result.outcome = Outcome::Failed(Failure {
+        class: FailureClass::Output,
+        message: format!(
+            "the result has {} bytes, more than the {MAX_RESULT_BYTES} that are accepted; put out less, or a link to it",
+            bytes.len()
+        ),
+    });
+    serde_json::to_vec(&result).unwrap_or_default()
+}
+
+fn gave_up(error: &ReportError) -> Exit {
+    match error {
+        ReportError::Over { .. } => {
+            tracing::info!("{error}");
+            Exit::Stopped
+        }
+        ReportError::Refused { .. } => {
+            tracing::error!("{error}");
+            Exit::Refused
+        }
+        ReportError::Unreachable { .. } => {
+            tracing::error!("{error}");
+            Exit::Unreachable
+        }
+        ReportError::Setup(_) => {
+            tracing::error!("{error}");
+            Exit::Misconfigured
+        }
+    }
+}

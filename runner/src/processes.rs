@@ -1,0 +1,329 @@
+//! The processes of one attempt: starts them, and ends all of them with all
+//! they started, however far those have gone.
+//!
+//! On Linux the runner makes itself the parent of orphans, so a process that
+//! detaches itself in a session of its own is still a descendant. Each process
+//! carries [`MARKER`] as well, so that one that was handed on can be found.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+/// The variable that every process of an attempt carries:
+/// `<run>/<step>/<attempt>/<process id of the runner>`. The last part keeps apart
+/// two engines on one machine that run the same run.
+pub(crate) const MARKER: &str = "LOOPY_ATTEMPT_PROCESS";
+
+/// Time between the polite signal and the one that cannot be refused.
+const GRACE: Duration = Duration::from_secs(5);
+/// Time between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long output is still read once every process is gone.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Rounds of SIGKILL before giving up on a process stuck in the kernel.
+const KILL_ROUNDS: u32 = 100;
+/// Bytes kept of the end of each stream, at least.
+const KEPT: usize = 64 * 1024;
+/// Bytes of the longest line; a longer one is taken in parts.
+const LONGEST_LINE: u64 = 16 * 1024 * 1024;
+
+/// Starts and ends the attempt's processes.
+pub(crate) struct Processes {
+    marker: String,
+    /// The group of the process that runs now.
+    group: Cell<Option<Pid>>,
+}
+
+/// How a process ended.
+pub(crate) struct Ended {
+    /// Its status.
+    pub(crate) status: ExitStatus,
+    /// The end of its stdout.
+    pub(crate) stdout: String,
+    /// The end of its stderr.
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// `ended with code 3` or `was ended by signal 9`.
+    pub(crate) fn how(&self) -> String {
+        use std::os::unix::process::ExitStatusExt;
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("ended with code {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => "ended without a code".to_owned(),
+        }
+    }
+
+    /// The end of what it said, stderr first, for a message.
+    pub(crate) fn last_words(&self) -> &str {
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
+        said.trim()
+    }
+}
+
+impl Processes {
+    /// Processes of one attempt.
+    pub(crate) fn new(run: &str, step: &str, attempt: u32) -> Self {
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+            tracing::warn!(
+                "cannot adopt orphans, detached processes may outlive the attempt: {error}"
+            );
+        }
+        let marker = format!("{run}/{step}/{attempt}/{}", std::process::id());
+        Self {
+            marker,
+            group: Cell::new(None),
+        }
+    }
+
+    /// Runs `command` to its end in a process group of its own with `stdin` as
+    /// its input, and ends whatever it leaves behind. `on_line` sees each line
+    /// of its stdout.
+    ///
+    /// # Errors
+    /// The process cannot be started or waited for.
+    pub(crate) async fn run(
+        &self,
+        mut command: Command,
+        stdin: &[u8],
+        mut on_line: impl FnMut(&[u8]),
+    ) -> std::io::Result<Ended> {
+        command
+            .env(MARKER, &self.marker)
+            .stdin(if stdin.is_empty() {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut child = command.spawn()?;
+        self.group.set(
+            child
+                .id()
+                .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)),
+        );
+
+        let input = child.stdin.take();
+        let output = child.stdout.take();
+        let errors = child.stderr.take();
+        let (mut kept_output, mut kept_errors) = (Vec::new(), Vec::new());
+        let status = {
+            let write = async {
+                if let Some(mut input) = input {
+                    // A process that ends without reading all of its input is
+                    // no error here; its status tells.
+                    if let Err(error) = input.write_all(stdin).await {
+                        tracing::debug!("the process did not read all of its input: {error}");
+                    }
+                }
+            };
+            let mut on_error_line = |_: &[u8]| ();
+            let exchange = async {
+                tokio::join!(
+                    write,
+                    read(output, &mut kept_output, &mut on_line),
+                    read(errors, &mut kept_errors, &mut on_error_line),
+                )
+            };
+            tokio::pin!(exchange);
+            tokio::select! {
+                status = child.wait() => {
+                    let status = status?;
+                    // What it left in the background may hold the streams open.
+                    self.end_all().await;
+                    if timeout(DRAIN, exchange).await.is_err() {
+                        tracing::warn!("a stream stayed open after its process was gone");
+                    }
+                    status
+                }
+                _ = &mut exchange => {
+                    let status = child.wait().await?;
+                    self.end_all().await;
+                    status
+                }
+            }
+        };
+        self.group.set(None);
+        Ok(Ended {
+            status,
+            stdout: String::from_utf8_lossy(&kept_output).into_owned(),
+            stderr: String::from_utf8_lossy(&kept_errors).into_owned(),
+        })
+    }
+
+    /// Ends every process of the attempt: SIGTERM, five seconds, SIGKILL.
+    pub(crate) async fn end_all(&self) {
+        if !self.signal(Signal::TERM) {
+            return;
+        }
+        let patience = Instant::now() + GRACE;
+        while Instant::now() < patience {
+            sleep(LOOK).await;
+            if !self.any_left() {
+                return;
+            }
+        }
+        for _ in 0..KILL_ROUNDS {
+            if !self.signal(Signal::KILL) {
+                return;
+            }
+            sleep(LOOK).await;
+        }
+        tracing::warn!("some processes of the attempt could not be ended");
+    }
+
+    /// Sends `signal` to all that is left; false when nothing is.
+    fn signal(&self, signal: Signal) -> bool {
+        let group = self.group.get();
+        let in_group = group.is_some_and(|group| kill_process_group(group, signal).is_ok());
+        if cfg!(not(target_os = "linux")) {
+            return in_group;
+        }
+        let left = self.left();
+        for pid in &left {
+            // It may have ended by itself meanwhile, or belong to another user.
+            if let Err(error) = kill_process(*pid, signal) {
+                tracing::debug!(pid = pid.as_raw_nonzero().get(), "not signalled: {error}");
+            }
+        }
+        !left.is_empty()
+    }
+
+    fn any_left(&self) -> bool {
+        if cfg!(target_os = "linux") {
+            return !self.left().is_empty();
+        }
+        self.group
+            .get()
+            .is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok())
+    }
+
+    /// The living processes that descend from this one or carry the marker.
+    fn left(&self) -> Vec<Pid> {
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        let mut parents = BTreeMap::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
+            // A process that ends while it is looked at is simply gone.
+            if let Ok(stat) = std::fs::read_to_string(entry.path().join("stat"))
+                && let Some(state) = State::parse(&stat)
+            {
+                parents.insert(pid, state);
+            }
+        }
+        let descends = |mut pid: i32| {
+            // Bounded by the number of processes: no endless walk on a torn view.
+            for _ in 0..parents.len() {
+                match parents.get(&pid) {
+                    Some(state) if state.parent == own => return true,
+                    Some(state) => pid = state.parent,
+                    None => return false,
+                }
+            }
+            false
+        };
+        parents
+            .iter()
+            .filter(|(pid, state)| {
+                **pid != own && state.alive && (descends(**pid) || self.is_marked(**pid))
+            })
+            .filter_map(|(pid, _)| Pid::from_raw(*pid))
+            .collect()
+    }
+
+    fn is_marked(&self, pid: i32) -> bool {
+        std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+            environment.split(|byte| *byte == 0).any(|variable| {
+                variable
+                    .strip_prefix(MARKER.as_bytes())
+                    .and_then(|rest| rest.strip_prefix(b"="))
+                    .is_some_and(|value| value == self.marker.as_bytes())
+            })
+        })
+    }
+}
+
+/// What `/proc/<pid>/stat` says of a process.
+struct State {
+    parent: i32,
+    alive: bool,
+}
+
+impl State {
+    fn parse(stat: &str) -> Option<Self> {
+        // The second field is the name in parentheses and may hold anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?;
+        let parent = fields.next()?.parse().ok()?;
+        Some(Self {
+            parent,
+            alive: !matches!(state, "Z" | "X" | "x"),
+        })
+    }
+}
+
+/// Reads a stream to its end; shows each line and keeps the last of them.
+async fn read(
+    stream: Option<impl AsyncRead + Unpin>,
+    kept: &mut Vec<u8>,
+    on_line: &mut dyn FnMut(&[u8]),
+) {
+    let Some(stream) = stream else { return };
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+            .await
+        {
+            Ok(0) => return,
+            Ok(_) => {
+                on_line(&line);
+                kept.extend_from_slice(&line);
+                if kept.len() > 2 * KEPT {
+                    kept.drain(..kept.len() - KEPT);
+                }
+            }
+            Err(error) => {
+                tracing::warn!("cannot read what the process says: {error}");
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_process_name_may_hold_parentheses() {
+        let state = State::parse("12 (a) (b) c) S 7 12 12 0").unwrap();
+        assert_eq!((state.parent, state.alive), (7, true));
+        assert!(!State::parse("12 (gone) Z 7 12 12 0").unwrap().alive);
+    }
+}

@@ -1,0 +1,197 @@
+//! `command` steps.
+
+use crate::engine::{Attempt, envelope, failed, lives, succeeded};
+use loopy_contract::report::{FailureClass, MAX_RESULT_BYTES};
+use serde_json::{Value, json};
+
+fn reference(producer: &str, field: &str) -> Value {
+    json!({"producer": producer, "field": field, "raw": format!("{{{{ {producer}.{field} }}}}")})
+}
+
+#[tokio::test]
+async fn values_go_in_outputs_and_events_come_out() {
+    let script = r#"
+test "$PWD" = "$(dirname "$HOME")/workspace"
+test "$LOOPY_RUN_ID" = r-1
+test "$LOOPY_WORKSPACE" = "$PWD"
+test -z "$LOOPY_TOKEN"
+test "{{ event.title }}" = 'a "b" c'
+test "{{ plan.parts }}" = '[1,2]'
+test "{{ plan.none }}" = ''
+grep -q '"unused":true' "$LOOPY_INPUTS"
+printf '{"output": {"n": 3}, "emits": {"Done": {"at": "%s"}}}' "$COLOUR" > "$LOOPY_OUTPUT"
+sleep 2.5
+"#;
+    let attempt = Attempt::of(envelope(
+        script,
+        json!({
+            "refs": [reference("event", "title"), reference("plan", "parts"), reference("plan", "none")],
+            "values": {"event": {"title": "a \"b\" c", "unused": true}, "plan": {"parts": [1, 2]}},
+            "env": {"COLOUR": "dark-green"},
+            "output": {"fields": {"n": {"type": "integer"}}},
+            "emits": {"Done": {"fields": {"at": {"type": "string"}}}},
+        }),
+    ));
+    let result = attempt.run().await;
+    let (output, emits) = succeeded(&result);
+    assert_eq!(Value::from(output.clone()), json!({"n": 3}));
+    // What the step puts out is its own; only messages are redacted.
+    assert_eq!(emits["Done"]["at"], "dark-green");
+    assert!(result.duration_ms >= 2500, "{}", result.duration_ms);
+    let beats = attempt
+        .record
+        .heartbeats
+        .load(std::sync::atomic::Ordering::SeqCst);
+    assert!((1..=4).contains(&beats), "{beats}");
+}
+
+#[tokio::test]
+async fn bare_output_fields_are_taken_where_nothing_is_emitted() {
+    let attempt = Attempt::of(envelope(
+        r#"echo '{"n": 3}' > "$LOOPY_OUTPUT""#,
+        json!({"output": {"fields": {"n": {"type": "integer"}}}}),
+    ));
+    assert_eq!(succeeded(&attempt.run().await).0["n"], 3);
+}
+
+#[tokio::test]
+async fn a_step_that_declares_nothing_needs_no_file() {
+    let attempt = Attempt::of(envelope("true", json!({})));
+    assert!(succeeded(&attempt.run().await).0.is_empty());
+}
+
+#[tokio::test]
+async fn an_output_that_breaks_its_schema_fails_with_every_violation() {
+    let attempt = Attempt::of(envelope(
+        r#"echo '{"output": {"n": "3", "extra": 1}, "emits": {"Other": {}}, "emit": 1}' > "$LOOPY_OUTPUT""#,
+        json!({
+            "output": {"fields": {"n": {"type": "integer"}}},
+            "emits": {"Done": {"fields": {}}},
+        }),
+    ));
+    let result = attempt.run().await;
+    let message = &failed(&result, FailureClass::Output).message;
+    for part in [
+        "/emit:",
+        "/output/n:",
+        "extra",
+        "`Done` is missing",
+        "declare the event `Other`",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_or_unreadable_file_fails_and_says_what_is_wanted() {
+    let contract = json!({"output": {"fields": {"n": {"type": "integer"}}}});
+    let result = Attempt::of(envelope("true", contract.clone())).run().await;
+    let message = &failed(&result, FailureClass::Output).message;
+    assert!(
+        message.contains("wrote nothing") && message.contains("`n`"),
+        "{message}"
+    );
+    let result = Attempt::of(envelope("echo n=3 > $LOOPY_OUTPUT", contract))
+        .run()
+        .await;
+    assert!(
+        failed(&result, FailureClass::Output)
+            .message
+            .contains("not JSON")
+    );
+}
+
+#[tokio::test]
+async fn an_output_that_is_too_large_fails_and_says_so() {
+    let size = MAX_RESULT_BYTES - 30;
+    // Below the limit as a file, above it as a result.
+    let script = format!(
+        r#"printf '{{"text": "%s"}}' "$(head -c {size} /dev/zero | tr '\0' x)" > "$LOOPY_OUTPUT""#
+    );
+    for script in [
+        script,
+        "head -c 400000 /dev/zero > $LOOPY_OUTPUT".to_owned(),
+    ] {
+        let attempt = Attempt::of(envelope(
+            &script,
+            json!({"output": {"fields": {"text": {"type": "string"}}}}),
+        ));
+        let result = attempt.run().await;
+        let message = &failed(&result, FailureClass::Output).message;
+        assert!(message.contains("262144"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_reports_the_last_words_without_secrets() {
+    let attempt = Attempt::of(envelope(
+        "echo \"key is $KEY\" >&2; false; echo never",
+        json!({"env": {"KEY": "hunter2-hunter2"}}),
+    ));
+    let result = attempt.run().await;
+    let message = &failed(&result, FailureClass::Crash).message;
+    assert_eq!(message, "the script ended with code 1: key is [redacted]");
+}
+
+#[tokio::test]
+async fn a_value_is_never_read_as_script() {
+    let attack = "$(touch pwned); `touch pwned`\n'\"; touch pwned #";
+    let attempt = Attempt::of(envelope(
+        "echo \"{{ event.title }}\" > said\necho {{ event.title }} > /dev/null\n",
+        json!({"refs": [reference("event", "title")], "values": {"event": {"title": attack}}}),
+    ));
+    succeeded(&attempt.run().await);
+    assert!(!attempt.workspace().join("pwned").exists());
+    let said = std::fs::read_to_string(attempt.workspace().join("said")).unwrap();
+    assert_eq!(said, format!("{attack}\n"));
+}
+
+#[tokio::test]
+async fn the_time_limit_ends_all_processes_however_far_they_went() {
+    // Each has an argument of its own to be found by. The last ones have left
+    // their session, one without its environment; one does not hear SIGTERM.
+    let script = "
+sleep 4001 &
+setsid sleep 4002 &
+(setsid env -i sleep 4003 &)
+(setsid sh -c 'trap \"\" TERM; sleep 4004 & wait; sleep 4004' &)
+sleep 4005
+";
+    let attempt = Attempt::of(envelope(script, json!({"seconds": 4})));
+    let server = crate::engine::Server::start(&attempt.record, 0);
+    let runner = attempt.launch(&server.url());
+    crate::engine::until("the processes are there", || {
+        (4001..=4005).all(|n| lives(&n.to_string()))
+    })
+    .await;
+    assert_eq!(crate::engine::code(runner).await, 0);
+    let result = attempt.result();
+    assert!(
+        failed(&result, FailureClass::Timeout)
+            .message
+            .contains("4 seconds")
+    );
+    for n in 4001..=4005 {
+        assert!(!lives(&n.to_string()), "sleep {n} lives on");
+    }
+}
+
+#[tokio::test]
+async fn what_a_script_leaves_in_the_background_is_ended() {
+    let attempt = Attempt::of(envelope("setsid sleep 4011 &\nsleep 4012 &", json!({})));
+    let begun = std::time::Instant::now();
+    succeeded(&attempt.run().await);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+    assert!(!lives("4011") && !lives("4012"));
+}
+
+#[tokio::test]
+async fn a_harness_of_another_version_is_refused_by_name() {
+    let attempt = Attempt::of(envelope("x", json!({"harness": "opencode"})));
+    let result = attempt.run().await;
+    assert!(
+        failed(&result, FailureClass::Crash)
+            .message
+            .contains("`opencode`")
+    );
+}

@@ -1,0 +1,250 @@
+//! The engine's side of the report protocol for the tests: serves one envelope
+//! and takes what the runner sends.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use loopy_contract::report::{
+    Failure, FailureClass, HeartbeatReply, Outcome, Refusal, ResultReply, StepResult, launch_env,
+};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::process::Child;
+use tokio::sync::oneshot;
+
+pub(crate) const TOKEN: &str = "the-token-of-this-attempt";
+
+/// What the servers of one test share.
+#[derive(Default)]
+pub(crate) struct Record {
+    pub(crate) envelope: Value,
+    pub(crate) results: Mutex<Vec<StepResult>>,
+    pub(crate) heartbeats: AtomicU64,
+    pub(crate) over: AtomicBool,
+    pub(crate) stop: AtomicBool,
+    pub(crate) served: AtomicBool,
+}
+
+/// A report server; gone, with its connections, when dropped.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start(record: &Arc<Record>, port: u16) -> Self {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let router = axum::Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(record));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    _ = axum::serve(listener, router) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self {
+            port,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/base/", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.stop.take().map(|stop| stop.send(()));
+        let _panicked = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+async fn answer(
+    State(record): State<Arc<Record>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let refuse = |status: StatusCode, error: &str| {
+        (
+            status,
+            Json(Refusal {
+                error: error.to_owned(),
+            }),
+        )
+            .into_response()
+    };
+    let authorization = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok());
+    if authorization != Some(&format!("Bearer {TOKEN}")) {
+        return refuse(StatusCode::UNAUTHORIZED, "wrong token");
+    }
+    let Some(leaf) = uri
+        .path()
+        .strip_prefix("/base/v1/runs/r-1/steps/work/attempts/1/")
+    else {
+        return refuse(StatusCode::NOT_FOUND, "no such attempt");
+    };
+    if record.over.load(Ordering::SeqCst) {
+        return refuse(StatusCode::GONE, "the attempt is over");
+    }
+    match leaf {
+        "envelope" => {
+            record.served.store(true, Ordering::SeqCst);
+            Json(&record.envelope).into_response()
+        }
+        "heartbeat" => {
+            record.heartbeats.fetch_add(1, Ordering::SeqCst);
+            Json(HeartbeatReply {
+                stop: record.stop.load(Ordering::SeqCst),
+            })
+            .into_response()
+        }
+        "result" => {
+            let result = serde_json::from_slice(&body).unwrap();
+            record.results.lock().unwrap().push(result);
+            Json(ResultReply { taken: true }).into_response()
+        }
+        _ => refuse(StatusCode::NOT_FOUND, "no such thing"),
+    }
+}
+
+/// The envelope of a `command` step that runs `script`, `changes` merged in.
+pub(crate) fn envelope(script: &str, changes: Value) -> Value {
+    let mut envelope = json!({
+        "protocol": 1, "run": "r-1", "workflow": "w", "step": "work", "attempt": 1,
+        "harness": "command", "model": null, "tools": [], "body": script, "refs": [],
+        "values": {}, "untrusted": [], "output": {"fields": {}}, "emits": {}, "env": {},
+        "repos": [], "skills": {}, "seconds": 60, "usd": null, "turns": null,
+        "heartbeat_seconds": 1, "last_failure": null,
+    });
+    let members = envelope.as_object_mut().unwrap();
+    members.extend(changes.as_object().unwrap().clone());
+    envelope
+}
+
+/// A test's place on disk and what its servers saw.
+pub(crate) struct Attempt {
+    pub(crate) place: TempDir,
+    pub(crate) record: Arc<Record>,
+}
+
+impl Attempt {
+    pub(crate) fn of(envelope: Value) -> Self {
+        let record = Record {
+            envelope,
+            ..Record::default()
+        };
+        Self {
+            place: tempfile::tempdir().unwrap(),
+            record: Arc::new(record),
+        }
+    }
+
+    pub(crate) fn workspace(&self) -> PathBuf {
+        self.place.path().join("workspace")
+    }
+
+    /// Starts the runner with the six variables and nothing else.
+    pub(crate) fn launch(&self, report_url: &str) -> Child {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_loopy-runner"))
+            .env_clear()
+            .env(launch_env::REPORT_URL, report_url)
+            .env(launch_env::TOKEN, TOKEN)
+            .env(launch_env::RUN, "r-1")
+            .env(launch_env::STEP, "work")
+            .env(launch_env::ATTEMPT, "1")
+            .env(launch_env::WORKSPACE, self.workspace())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs the runner to its end against a server that is there all the time.
+    pub(crate) async fn run(&self) -> StepResult {
+        let server = Server::start(&self.record, 0);
+        assert_eq!(code(self.launch(&server.url())).await, 0);
+        self.result()
+    }
+
+    /// The one result that came in.
+    pub(crate) fn result(&self) -> StepResult {
+        let mut results = self.record.results.lock().unwrap();
+        assert_eq!(results.len(), 1, "{results:?}");
+        results.pop().unwrap()
+    }
+}
+
+/// Waits for the runner's exit code, a minute at most.
+pub(crate) async fn code(mut runner: Child) -> i32 {
+    let status = tokio::time::timeout(Duration::from_secs(90), runner.wait()).await;
+    status.unwrap().unwrap().code().unwrap()
+}
+
+/// Fields by event.
+pub(crate) type Emits = BTreeMap<String, Map<String, Value>>;
+
+/// The outputs and emitted events of a success.
+#[track_caller]
+pub(crate) fn succeeded(result: &StepResult) -> (&Map<String, Value>, &Emits) {
+    let Outcome::Succeeded { output, emits } = &result.outcome else {
+        unreachable!("{result:?}");
+    };
+    (output, emits)
+}
+
+/// The failure, of this class.
+#[track_caller]
+pub(crate) fn failed(result: &StepResult, class: FailureClass) -> &Failure {
+    let Outcome::Failed(failure) = &result.outcome else {
+        unreachable!("{result:?}")
+    };
+    assert_eq!(failure.class, class, "{}", failure.message);
+    failure
+}
+
+/// Waits until `done`, twenty seconds at most.
+pub(crate) async fn until(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..400 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    unreachable!("waited in vain: {what}");
+}
+
+/// Whether a process with this argument lives.
+pub(crate) fn lives(argument: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+            return false;
+        };
+        line.split(|byte| *byte == 0)
+            .any(|part| part == argument.as_bytes())
+    })
+}

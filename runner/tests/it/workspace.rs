@@ -1,0 +1,160 @@
+//! Repositories and skills, with the real git.
+
+use crate::engine::{Attempt, envelope, failed, succeeded};
+use loopy_contract::report::FailureClass;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+/// Runs a script in `place`; gives its output.
+fn shell(place: &Path, script: &str) -> String {
+    let output = Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(place)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A bare repository of three commits: `v1` is a tag on the first, `side` a
+/// branch with the third.
+fn origin() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    shell(
+        place.path(),
+        "git init -q -b main work && cd work
+         git config user.email t@example.com && git config user.name t
+         echo 1 > f && git add f && git commit -qm 1 && git tag v1
+         echo 2 > f && git commit -qam 2
+         git checkout -qb side && echo 3 > f && git commit -qam 3 && git checkout -q main
+         git clone -q --bare . ../origin.git",
+    );
+    place
+}
+
+async fn cloned(repo: Value) -> Attempt {
+    let attempt = Attempt::of(envelope(
+        "cat */f */*/f > contents 2>/dev/null || true",
+        json!({"repos": [repo]}),
+    ));
+    succeeded(&attempt.run().await);
+    attempt
+}
+
+#[tokio::test]
+async fn repositories_are_cloned_at_their_ref_path_and_depth() {
+    let origin = origin();
+    let url = format!("file://{}/origin.git", origin.path().display());
+    let first = shell(origin.path(), "git -C origin.git rev-parse v1");
+    let cases: [(Value, &str, &str, &str); 7] = [
+        (json!({"url": url}), "origin", "2", "2"),
+        (json!({"url": url, "path": "deep/er"}), "deep/er", "2", "2"),
+        (json!({"url": url, "depth": 1}), "origin", "2", "1"),
+        (
+            json!({"url": url, "ref": "side", "depth": 1}),
+            "origin",
+            "3",
+            "1",
+        ),
+        (json!({"url": url, "ref": "side"}), "origin", "3", "3"),
+        (json!({"url": url, "ref": "v1"}), "origin", "1", "1"),
+        (
+            json!({"url": url, "ref": first, "depth": 1}),
+            "origin",
+            "1",
+            "1",
+        ),
+    ];
+    for (repo, path, content, commits) in cases {
+        let attempt = cloned(repo.clone()).await;
+        let clone = attempt.workspace().join(path);
+        assert_eq!(shell(&clone, "cat f"), content, "{repo}");
+        assert_eq!(
+            shell(&clone, "git rev-list --count HEAD"),
+            commits,
+            "{repo}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_clone_has_the_credential_helper_but_no_credential() {
+    let origin = origin();
+    let url = format!("file://{}/origin.git", origin.path().display());
+    let first = shell(origin.path(), "git -C origin.git rev-parse v1");
+    for repo in [
+        json!({"url": url}),
+        json!({"url": url, "ref": first, "depth": 1}),
+    ] {
+        let attempt = Attempt::of(envelope(
+            // What git would use for GitHub, asked from inside a step.
+            "cd origin\nprintf 'protocol=https\\nhost=github.com\\n\\n' | git credential fill > ../filled",
+            json!({"repos": [repo], "env": {"GITHUB_TOKEN": "ghs_not-a-real-token"}}),
+        ));
+        succeeded(&attempt.run().await);
+        let filled = std::fs::read_to_string(attempt.workspace().join("filled")).unwrap();
+        assert!(filled.contains("username=x-access-token\npassword=ghs_not-a-real-token"));
+        let found = Command::new("grep")
+            .args(["-rl", "ghs_not-a-real-token", "origin/.git"])
+            .current_dir(attempt.workspace())
+            .output()
+            .unwrap();
+        assert!(found.stdout.is_empty(), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_repository_that_cannot_be_cloned_fails_the_sandbox() {
+    let origin = origin();
+    let url = format!("{}/origin.git", origin.path().display());
+    for (repo, part) in [
+        (json!({"url": format!("{url}x")}), "origin.gitx"),
+        (json!({"url": url, "ref": "no-such-ref"}), "no-such-ref"),
+        (
+            json!({"url": url, "ref": "--upload-pack=touch x"}),
+            "which git cannot have",
+        ),
+        (
+            json!({"url": url, "path": "../outside"}),
+            "leaves the workspace",
+        ),
+        (
+            json!({"url": url, "path": "/outside"}),
+            "leaves the workspace",
+        ),
+    ] {
+        let attempt = Attempt::of(envelope("true", json!({"repos": [repo]})));
+        let result = attempt.run().await;
+        let message = &failed(&result, FailureClass::Sandbox).message;
+        assert!(message.contains(part), "{part}: {message}");
+        assert!(!attempt.place.path().join("outside").exists());
+    }
+}
+
+#[tokio::test]
+async fn skills_are_written_where_agents_look() {
+    // base64 of "# Lint"
+    let skills = json!({"lint": {"SKILL.md": "IyBMaW50", "notes/a.md": "IyBMaW50"}});
+    let attempt = Attempt::of(envelope(
+        "cat .agents/skills/lint/SKILL.md .claude/skills/lint/notes/a.md > seen",
+        json!({"skills": skills}),
+    ));
+    succeeded(&attempt.run().await);
+    let seen = std::fs::read_to_string(attempt.workspace().join("seen")).unwrap();
+    assert_eq!(seen, "# Lint# Lint");
+
+    let skills = json!({"lint": {"../../../../evil": "IyBMaW50"}});
+    let attempt = Attempt::of(envelope("true", json!({"skills": skills})));
+    let result = attempt.run().await;
+    assert!(
+        failed(&result, FailureClass::Sandbox)
+            .message
+            .contains("leaves the workspace")
+    );
+}
