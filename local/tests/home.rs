@@ -383,6 +383,67 @@ async fn a_killed_process_loses_nothing_and_repeats_nothing() {
     serving.stop().await;
 }
 
+const MANY: usize = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test, as a process of its own"]
+async fn child_serves_many() {
+    let options = options(&child_project(), cascade_manifest("ok", "ok"));
+    let home = LocalHome::open(options).await.unwrap();
+    for n in 0..MANY {
+        // The same ids each time: handing an event in again starts nothing.
+        home.submit(&common::go(&format!("evt-{n}"), 1))
+            .await
+            .unwrap();
+    }
+    home.serve(std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_every_step_still_runs_once() {
+    let project = Project::new();
+    for kill in 0..8_u64 {
+        let mut serving = child("child_serves_many", project.path());
+        tokio::time::sleep(Duration::from_millis(120 + 97 * kill)).await;
+        serving.kill().unwrap();
+        serving.wait().unwrap();
+    }
+    let home = LocalHome::open(options(project.path(), cascade_manifest("ok", "ok"))).await;
+    let home = home.unwrap();
+    for n in 0..MANY {
+        home.submit(&common::go(&format!("evt-{n}"), 1))
+            .await
+            .unwrap();
+    }
+    let serving = Serving::of(home);
+    for n in 0..MANY {
+        let cascade = serving.follow(&format!("evt-{n}")).await;
+        assert_eq!(cascade.runs.len(), 2, "evt-{n}");
+        assert!(
+            cascade
+                .runs
+                .iter()
+                .all(|run| run.status.name() == "succeeded"),
+            "{cascade:?}"
+        );
+    }
+    assert!(serving.state.dead_letters().await.unwrap().is_empty());
+    serving.stop().await;
+    let log = std::fs::read_to_string(project.path().join("runners.log")).unwrap();
+    let mut starts: Vec<String> = log
+        .lines()
+        .map(|line| {
+            let parts: Vec<&str> = line.split(' ').collect();
+            format!("{} {} {}", parts[3], parts[0], parts[1])
+        })
+        .collect();
+    starts.sort();
+    let count = starts.len();
+    starts.dedup();
+    assert_eq!(starts.len(), count, "an attempt was started twice: {log}");
+    assert_eq!(count, 3 * MANY, "a step took more than one attempt: {log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process_can_hand_in_an_event() {
     let project = Project::new();

@@ -2,7 +2,7 @@
 
 Bodies: `ok` reports success; `wait FILE` first waits until FILE exists;
 `vanish FILE` waits for good in the first attempt and reports in later ones.
-Each start appends `step attempt pid` to the file named by LOG in the envelope.
+Each start appends `step attempt pid run` to the file named by LOG in the envelope.
 """
 
 import json
@@ -41,7 +41,8 @@ def ask(leaf, body=None):
 
 envelope = ask("envelope")
 with open(envelope["env"]["LOG"], "a") as log:
-    log.write("%s %s %d\n" % (envelope["step"], envelope["attempt"], os.getpid()))
+    start = (envelope["step"], envelope["attempt"], os.getpid(), envelope["run"])
+    log.write("%s %s %d %s\n" % start)
 verb, _, path = envelope["body"].partition(" ")
 if verb == "wait":
     while not os.path.exists(path):
