@@ -204,13 +204,19 @@ async fn unwanted(client: &Client, every: Duration) -> String {
     };
     tokio::select! {
         why = beats => why,
-        () = told_to_end(SignalKind::terminate()) => "SIGTERM".to_owned(),
-        () = told_to_end(SignalKind::interrupt()) => "SIGINT".to_owned(),
+        signal = told_to_end() => signal.to_owned(),
     }
 }
 
-/// Waits for a signal.
-async fn told_to_end(kind: SignalKind) {
+/// Waits for a signal to end; gives its name.
+async fn told_to_end() -> &'static str {
+    tokio::select! {
+        () = received(SignalKind::terminate()) => "SIGTERM",
+        () = received(SignalKind::interrupt()) => "SIGINT",
+    }
+}
+
+async fn received(kind: SignalKind) {
     match signal(kind) {
         Ok(mut signals) => {
             signals.recv().await;
@@ -238,15 +244,20 @@ async fn deliver(
         );
     }
     let until = deadline.max(Instant::now()) + RESULT_PATIENCE;
-    match client
-        .request::<ResultReply>("result", Some(bounded(result)), until)
-        .await
-    {
-        Ok(reply) => {
-            tracing::info!(taken = reply.taken, "the result is delivered");
-            Exit::Delivered
+    tokio::select! {
+        reply = client.request::<ResultReply>("result", Some(bounded(result)), until) => {
+            match reply {
+                Ok(reply) => {
+                    tracing::info!(taken = reply.taken, "the result is delivered");
+                    Exit::Delivered
+                }
+                Err(error) => gave_up(&error),
+            }
         }
-        Err(error) => gave_up(&error),
+        signal = told_to_end() => {
+            tracing::warn!("{signal} before the result was delivered");
+            Exit::Stopped
+        }
     }
 }
 

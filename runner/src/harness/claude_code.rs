@@ -10,7 +10,7 @@ use crate::outcome::{check, declares_any, wanted_schema};
 use crate::processes::Ended;
 use crate::prompt;
 use crate::redact::tail;
-use loopy_contract::report::{Failure, FailureClass, Outcome, Usage};
+use loopy_contract::report::{Envelope, Failure, FailureClass, Outcome, Usage};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -137,7 +137,7 @@ async fn invoke(
     if envelope.tools.is_empty() {
         claude.arg("--dangerously-skip-permissions");
     } else {
-        allow(&mut claude, &envelope.tools)?;
+        allow(&mut claude, envelope)?;
     }
     if rustix::process::geteuid().is_root() {
         // Without it the tool refuses to go without permissions as root.
@@ -166,8 +166,10 @@ async fn invoke(
 }
 
 /// Leaves the agent just these tools: others do not exist for it, and these need
-/// no permission. An entry may narrow a tool: `Bash(git log *)`.
-fn allow(claude: &mut tokio::process::Command, tools: &[String]) -> Result<(), Failure> {
+/// no permission. An entry may narrow a tool: `Bash(git log *)`. An agent with
+/// skills keeps the tool that loads them.
+fn allow(claude: &mut tokio::process::Command, envelope: &Envelope) -> Result<(), Failure> {
+    let mut tools = envelope.tools.clone();
     if let Some(tool) = tools
         .iter()
         .find(|tool| tool.is_empty() || tool.starts_with('-'))
@@ -177,6 +179,9 @@ fn allow(claude: &mut tokio::process::Command, tools: &[String]) -> Result<(), F
             format!("`{tool}` is not the name of a tool"),
         ));
     }
+    if !envelope.skills.is_empty() {
+        tools.push("Skill".to_owned());
+    }
     let names: BTreeSet<&str> = tools
         .iter()
         .map(|tool| tool.split('(').next().unwrap_or(tool))
@@ -185,12 +190,23 @@ fn allow(claude: &mut tokio::process::Command, tools: &[String]) -> Result<(), F
     claude
         .args(["--tools", &names.join(",")])
         .arg("--allowedTools")
-        .args(tools);
+        .args(&tools);
     Ok(())
 }
 
 fn no_result(ended: &Ended) -> Failure {
-    let words = tail(ended.last_words(), LAST_WORDS);
+    // The events on stdout say nothing to people; what is no event may.
+    let words = if ended.stderr.trim().is_empty() {
+        let plain: Vec<&str> = ended
+            .stdout
+            .lines()
+            .filter(|line| !line.starts_with('{'))
+            .collect();
+        plain.join("\n")
+    } else {
+        ended.stderr.clone()
+    };
+    let words = tail(words.trim(), LAST_WORDS);
     let said = if words.is_empty() {
         "it said nothing"
     } else {

@@ -194,7 +194,10 @@ async fn caps_on_dollars_and_turns_end_the_agent() {
 async fn an_agent_has_the_tools_it_was_given_and_no_others() {
     let write = Block::tool("Bash", json!({"command": "touch made", "description": "x"}));
     let api = ModelApi::start(Script::of([vec![write], vec![good()]])).unwrap();
-    let attempt = attempt(&api, json!({"tools": ["Read", "Bash(git log *)"]}));
+    let attempt = attempt(
+        &api,
+        json!({"tools": ["Read", "Bash(git log *)"], "skills": {"lint": {"SKILL.md": "IyBMaW50"}}}),
+    );
     succeeded(&attempt.run().await);
     assert!(!attempt.workspace().join("made").exists());
     let offered: Vec<String> = api.messages()[0].body["tools"]
@@ -206,6 +209,7 @@ async fn an_agent_has_the_tools_it_was_given_and_no_others() {
     for (name, there) in [
         ("Read", true),
         ("Bash", true),
+        ("Skill", true),
         ("Write", false),
         ("Edit", false),
     ] {

@@ -84,6 +84,25 @@ async fn sigterm_ends_the_harness_without_a_result() {
 }
 
 #[tokio::test]
+async fn sigterm_ends_a_runner_that_waits_for_its_engine() {
+    let attempt = Attempt::of(envelope("sleep 1; touch ended", json!({})));
+    let server = Server::start(&attempt.record, 0);
+    let runner = attempt.launch(&server.url());
+    until("the envelope is served", || {
+        attempt.record.served.load(Ordering::SeqCst)
+    })
+    .await;
+    drop(server);
+    let ended = attempt.workspace().join("ended");
+    until("the script ended", || ended.exists()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let pid = runner.id().unwrap().to_string();
+    let killed = std::process::Command::new("kill").arg(pid).status();
+    assert!(killed.unwrap().success());
+    assert_eq!(code(runner).await, 0);
+}
+
+#[tokio::test]
 async fn an_attempt_that_was_over_before_runs_nothing() {
     let attempt = Attempt::of(envelope("touch ran", json!({})));
     attempt.record.over.store(true, Ordering::SeqCst);
