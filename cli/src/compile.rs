@@ -1,6 +1,7 @@
 //! `loopy compile`: checks a project and writes its manifest.
 
 use crate::Outcome;
+use crate::emit::{self, EmitError};
 use crate::output::Terminal;
 use clap::{Args, ValueEnum};
 use loopy_compiler::{Compilation, Severity, Sources, render};
@@ -22,6 +23,8 @@ pub(crate) struct Arguments {
     /// How diagnostics are shown: `human` on stderr, `json` on stdout
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
+    #[command(flatten)]
+    stack: emit::Emit,
 }
 
 /// How diagnostics are shown.
@@ -52,6 +55,9 @@ pub(crate) enum CompileError {
         /// Why not.
         source: io::Error,
     },
+    /// The stack cannot be made or written.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
     /// Stdout is closed.
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
@@ -62,6 +68,7 @@ impl CompileError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::NoProject { .. } => Some("give the folder that holds registry.yml".to_owned()),
+            Self::Emit(error) => error.hint(),
             Self::Write { .. } | Self::Stdout(_) => None,
         }
     }
@@ -92,6 +99,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             .map_err(|source| CompileError::Write { path: path.clone(), source })?;
         terminal.say(&format!("wrote {} (manifest {})", path.display(), manifest.hash));
     }
+    emit::run(&arguments.stack, &arguments.project, manifest, &compilation.files, terminal)?;
     Ok(Outcome::Fine)
 }
 

@@ -3,6 +3,9 @@
 //! is wrong usage or an abnormal end.
 
 mod compile;
+mod deploy;
+mod destroy;
+mod emit;
 mod output;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +25,10 @@ struct Cli {
 enum Command {
     /// Check a project and write its manifest
     Compile(compile::Arguments),
+    /// Put a project into an AWS account
+    Deploy(deploy::Arguments),
+    /// Take a deployed stack down
+    Destroy(destroy::Arguments),
 }
 
 /// How a command ended, when it did not break off.
@@ -39,6 +46,9 @@ enum CommandError {
     /// `loopy compile` broke off.
     #[error(transparent)]
     Compile(#[from] compile::CompileError),
+    /// `loopy deploy` or `loopy destroy` broke off.
+    #[error(transparent)]
+    Deploy(#[from] deploy::Error),
 }
 
 impl CommandError {
@@ -46,6 +56,7 @@ impl CommandError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Compile(error) => error.hint(),
+            Self::Deploy(error) => error.hint(),
         }
     }
 }
@@ -56,6 +67,8 @@ fn main() -> ExitCode {
     let terminal = Terminal::from_env();
     let outcome: Result<Outcome, CommandError> = match &cli.command {
         Command::Compile(arguments) => compile::run(arguments, &terminal).map_err(Into::into),
+        Command::Deploy(arguments) => deploy::run(arguments, &terminal).map_err(Into::into),
+        Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
     };
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,

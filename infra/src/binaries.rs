@@ -8,8 +8,10 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What sandboxes run on, whatever the functions do.
-const SANDBOX_TARGET: &str = "x86_64-unknown-linux-gnu.2.17";
+/// With a C library older than Lambda's and than most images'. Sandboxes always
+/// run on this one.
+const X86_64_TARGET: &str = "x86_64-unknown-linux-gnu.2.17";
+const ARM64_TARGET: &str = "aarch64-unknown-linux-gnu.2.17";
 
 /// The binaries are not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -136,14 +138,21 @@ pub fn build(around: &[PathBuf], architecture: Architecture) -> Result<Binaries,
         return Err(BinariesError::NoCargoLambda);
     }
     let out = target_directory(checkout)?.join("loopy-deploy");
-    let target = match architecture {
-        Architecture::X86_64 => "x86_64-unknown-linux-gnu.2.17",
-        Architecture::Arm64 => "aarch64-unknown-linux-gnu.2.17",
+    let (function_out, sandbox_out) = match architecture {
+        // One call, as a second one would compile what they share anew.
+        Architecture::X86_64 => {
+            let out = out.join("x86_64");
+            let packages = ["loopy-functions", "loopy-runner"];
+            cargo_lambda(checkout, &packages, X86_64_TARGET, &out)?;
+            (out.clone(), out)
+        }
+        Architecture::Arm64 => {
+            let (functions, sandbox) = (out.join("arm64"), out.join("sandbox"));
+            cargo_lambda(checkout, &["loopy-functions"], ARM64_TARGET, &functions)?;
+            cargo_lambda(checkout, &["loopy-runner"], X86_64_TARGET, &sandbox)?;
+            (functions, sandbox)
+        }
     };
-    let function_out = out.join(architecture.name());
-    let sandbox_out = out.join("sandbox");
-    cargo_lambda(checkout, "loopy-functions", target, &function_out)?;
-    cargo_lambda(checkout, "loopy-runner", SANDBOX_TARGET, &sandbox_out)?;
 
     let mut functions = BTreeMap::new();
     for name in FUNCTIONS {
@@ -176,11 +185,12 @@ fn is_checkout(folder: &Path) -> bool {
 
 fn cargo_lambda(
     checkout: &Path,
-    package: &str,
+    packages: &[&str],
     target: &str,
     out: &Path,
 ) -> Result<(), BinariesError> {
-    let command = format!("cargo lambda build --profile function -p {package} --target {target}");
+    let packages = packages.join(" -p ");
+    let command = format!("cargo lambda build --profile function -p {packages} --target {target}");
     let status = Command::new("cargo")
         .args(command.split(' ').skip(1))
         .arg("--lambda-dir")

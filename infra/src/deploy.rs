@@ -317,6 +317,8 @@ impl Deployment {
         self.client
             .execute_change_set()
             .change_set_name(&change_set.id)
+            // A creation that fails leaves no empty table behind.
+            .retain_except_on_create(true)
             .send()
             .await
             .map_err(|error| {

@@ -10,13 +10,6 @@ use std::collections::BTreeMap;
 /// Why a stack still stands.
 pub type DestroyError = DeployError;
 
-/// What became of a stack.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destroyed {
-    /// What is kept: a description and a name, each.
-    pub kept: Vec<(&'static str, String)>,
-}
-
 /// A stack to take down.
 pub struct Target {
     client: Client,
@@ -50,7 +43,7 @@ impl Target {
         })
     }
 
-    /// What will be kept: a description and a name, each.
+    /// What the deletion keeps: a description and a name, each.
     pub fn kept(&self) -> Vec<(&'static str, String)> {
         [
             ("run state, the table", "Table"),
@@ -70,7 +63,7 @@ impl Target {
 pub async fn destroy(
     target: &Target,
     progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Destroyed, DestroyError> {
+) -> Result<(), DestroyError> {
     let seen = events::newest(&target.client, &target.id).await;
     target
         .client
@@ -89,9 +82,7 @@ pub async fn destroy(
             why,
         })?;
     if ended.status == "DELETE_COMPLETE" {
-        return Ok(Destroyed {
-            kept: target.kept(),
-        });
+        return Ok(());
     }
     Err(DeployError::Failed {
         stack: target.stack.clone(),

@@ -17,7 +17,6 @@ mod yaml;
 
 pub use binaries::{BinariesError, build, read_folder};
 pub use deploy::{Change, DeployError, Deployed, Deployment, Plan};
-pub use destroy::{DestroyError, Destroyed, destroy};
 pub use emit::{EmitError, emit};
 pub use events::Progress;
 pub use preflight::refusals;

@@ -123,6 +123,21 @@ impl Needs {
     }
 }
 
+impl Needs {
+    /// The outputs that name the secrets whose values the project gives.
+    pub fn outputs(&self) -> Vec<&'static str> {
+        [
+            (!self.webhooks.is_empty(), "WebhookSecret"),
+            (!self.sandboxes.is_empty(), "SandboxSecret"),
+            (self.daytona, "EngineSecret"),
+            (self.sensors, "SensorSecret"),
+        ]
+        .into_iter()
+        .filter_map(|(needed, output)| needed.then_some(output))
+        .collect()
+    }
+}
+
 /// A stack cannot be made of this.
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
@@ -432,7 +447,7 @@ fn add_python_sensors(template: &mut Template, key: &str, env: bool) -> Result<(
         "Role": arn("PythonSensorsRole"),
         "MemorySize": 256,
         // Below the sensor function's own, so that it hears of a timeout.
-        "Timeout": 90,
+        "Timeout": 50,
         "LoggingConfig": {"LogGroup": {"Ref": "PythonSensorsLogs"}},
     });
     if env {

@@ -1,0 +1,311 @@
+//! `loopy deploy`: a project into an AWS account. Shows what would change and
+//! asks before anything is changed.
+
+use crate::Outcome;
+use crate::emit::{self, Code, EmitError};
+use crate::output::Terminal;
+use clap::Args;
+use loopy_aws::{ConfigError, Connection};
+use loopy_compiler::{Sources, render};
+use loopy_infra::{Change, DeployError, Deployment, Needs, Plan, Progress, SecretsError, Values};
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+/// How the account is reached.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Aws {
+    /// The AWS region, in place of the configured one
+    #[arg(long)]
+    region: Option<String>,
+    /// The profile in ~/.aws, in place of AWS_PROFILE
+    #[arg(long)]
+    profile: Option<String>,
+    /// The endpoint of every service, in place of AWS_ENDPOINT_URL
+    #[arg(long, value_name = "URL")]
+    endpoint_url: Option<String>,
+}
+
+impl Aws {
+    /// These differences from the standard chain.
+    pub(crate) fn connection(&self) -> Connection {
+        Connection {
+            region: self.region.clone(),
+            profile: self.profile.clone(),
+            endpoint_url: self.endpoint_url.clone(),
+        }
+    }
+}
+
+/// Arguments of `loopy deploy`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The project's folder, the one with `registry.yml`
+    #[arg(default_value = ".")]
+    project: PathBuf,
+    /// The stack's name; `loopy-` and the folder's name when absent
+    #[arg(long, value_name = "NAME")]
+    stack: Option<String>,
+    #[command(flatten)]
+    aws: Aws,
+    #[command(flatten)]
+    code: Code,
+    /// Show what would change, and stop there
+    #[arg(long, conflicts_with = "yes")]
+    plan: bool,
+    /// Go on without asking
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Why the command broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The project's folder cannot be read.
+    #[error("cannot read the project {}: {source}", .project.display())]
+    NoProject {
+        /// The folder that was given.
+        project: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No stack can be made of it.
+    #[error(transparent)]
+    Stack(#[from] EmitError),
+    /// A secret is missing.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// The account is not configured.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// AWS, or the stack, refused.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+    /// There is nobody to ask.
+    #[error("this would change stack {stack}, and there is no terminal to ask on")]
+    NobodyToAsk {
+        /// The stack's name.
+        stack: String,
+    },
+    /// The terminal failed.
+    #[error("cannot read the answer: {0}")]
+    Answer(io::Error),
+    /// Stdout is closed.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
+    /// The process has no threads or sockets left.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoProject { .. } => Some("give the folder that holds registry.yml".to_owned()),
+            Self::Stack(error) => error.hint(),
+            Self::Deploy(error) => error.hint(),
+            Self::NobodyToAsk { .. } => Some("pass --yes to go on without asking".to_owned()),
+            Self::Secrets(_)
+            | Self::Config(_)
+            | Self::Answer(_)
+            | Self::Stdout(_)
+            | Self::Runtime(_) => None,
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, Error> {
+    let project = &arguments.project;
+    let sources = Sources::read(project).map_err(|source| Error::NoProject {
+        project: project.clone(),
+        source,
+    })?;
+    let compilation = loopy_compiler::compile(&sources);
+    let shown = render::human(&compilation.diagnostics, &sources, terminal.colour);
+    if !shown.is_empty() {
+        terminal.say(&shown);
+    }
+    let Some(manifest) = &compilation.manifest else {
+        return Ok(Outcome::ProjectErrors);
+    };
+
+    // All that can be refused is refused before minutes go into a build.
+    emit::check(manifest)?;
+    let name = arguments
+        .stack
+        .clone()
+        .unwrap_or_else(|| default_name(project));
+    loopy_infra::deploy::check_name(&name)?;
+    let needs = Needs::of(manifest, emit::has_sensor_env(project));
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let values = Values::read(project, &needs, &environment)?;
+    let stack = emit::stack(&arguments.code, project, manifest, &compilation.files)?;
+
+    runtime()?.block_on(async {
+        let config = arguments.aws.connection().resolve().await?;
+        let deployment = Deployment::connect(&config, &name).await?;
+        let progress = |event: Progress| terminal.say(&line(&event));
+        let plan = deployment.plan(&stack, &progress).await?;
+        if plan.is_empty() {
+            terminal.say(&format!("stack {name} is up to date, nothing to change"));
+            if arguments.plan {
+                return Ok(Outcome::Fine);
+            }
+        } else {
+            terminal.say(&shown_plan(&plan, &name, &deployment));
+            if arguments.plan {
+                deployment.discard(&plan).await?;
+                return Ok(Outcome::Fine);
+            }
+            let agreed = if arguments.yes {
+                Ok(true)
+            } else {
+                ask(&name, *terminal)
+            };
+            if !matches!(agreed, Ok(true)) {
+                deployment.discard(&plan).await?;
+                agreed?;
+                terminal.say("nothing was changed");
+                return Ok(Outcome::Fine);
+            }
+            deployment.execute(&plan, &stack, &progress).await?;
+        }
+        let deployed = deployment
+            .finish(&stack, manifest, &values, &progress)
+            .await?;
+        let mut text = String::new();
+        for (sensor, url) in &deployed.webhooks {
+            text.push_str(&format!("{sensor}\t{url}\n"));
+        }
+        terminal.data(&text).map_err(Error::Stdout)?;
+        Ok(Outcome::Fine)
+    })
+}
+
+/// The runtime that talks to AWS.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)
+}
+
+/// `loopy-` and the folder's name, with hyphens for what a stack's name cannot
+/// hold.
+fn default_name(project: &Path) -> String {
+    let folder = project
+        .canonicalize()
+        .unwrap_or_else(|_| project.to_owned());
+    let folder = folder
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let words: String = folder
+        .unwrap_or_default()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    format!("loopy-{}", words.trim_matches('-'))
+        .trim_end_matches('-')
+        .to_owned()
+}
+
+/// Asks whether to go on; only an explicit yes is one.
+pub(crate) fn ask(stack: &str, terminal: Terminal) -> Result<bool, Error> {
+    if !io::stdin().is_terminal() {
+        return Err(Error::NobodyToAsk {
+            stack: stack.to_owned(),
+        });
+    }
+    terminal.say("go on? [y/N]");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(Error::Answer)?;
+    Ok(matches!(
+        answer.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
+}
+
+fn shown_plan(plan: &Plan, name: &str, deployment: &Deployment) -> String {
+    let mut text = format!(
+        "{} stack {name} in account {}, region {}:\n",
+        if plan.is_new { "create" } else { "change" },
+        deployment.account(),
+        deployment.region(),
+    );
+    for Change {
+        action,
+        logical_id,
+        kind,
+        replaced,
+    } in &plan.changes
+    {
+        let sign = match action.as_str() {
+            "Add" => "+",
+            "Remove" => "-",
+            _ => "~",
+        };
+        let note = match replaced {
+            Some(true) => "  (made anew)",
+            None if action == "Modify" => "  (perhaps made anew)",
+            _ => "",
+        };
+        text.push_str(&format!("  {sign} {kind}  {logical_id}{note}\n"));
+    }
+    text
+}
+
+/// One line about what happened.
+pub(crate) fn line(event: &Progress) -> String {
+    match event {
+        Progress::BucketCreated { bucket } => format!("created bucket {bucket}"),
+        Progress::Uploaded { key, bytes } => {
+            format!("uploaded {key} ({} KB)", bytes.div_ceil(1024))
+        }
+        Progress::Resource {
+            logical_id,
+            kind,
+            status,
+            reason,
+        } => {
+            let reason = reason.as_deref().filter(|_| status.ends_with("_FAILED"));
+            let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+            format!("  {status:<20}  {kind}  {logical_id}{reason}")
+        }
+        Progress::SecretStored { logical_id } => format!("stored the values of {logical_id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_named_after_its_folder() {
+        for (folder, name) in [
+            ("/x/github", "loopy-github"),
+            ("/x/my_project.v2", "loopy-my-project-v2"),
+            ("/x/.ü", "loopy"),
+        ] {
+            assert_eq!(default_name(Path::new(folder)), name);
+            assert!(loopy_infra::deploy::check_name(name).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_failure_is_shown_with_its_reason() {
+        let event = Progress::Resource {
+            logical_id: "Table".to_owned(),
+            kind: "AWS::DynamoDB::Table".to_owned(),
+            status: "CREATE_FAILED".to_owned(),
+            reason: Some("no capacity".to_owned()),
+        };
+        assert_eq!(
+            line(&event),
+            "  CREATE_FAILED         AWS::DynamoDB::Table  Table: no capacity"
+        );
+    }
+}
