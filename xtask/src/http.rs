@@ -10,8 +10,20 @@ use std::time::Duration;
 pub(crate) struct Response {
     /// The status code.
     pub(crate) status: u16,
+    /// Status line and headers.
+    head: String,
     /// The body.
     pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    /// The value of a header; `name` in any case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
 }
 
 /// Sends one request to `http://address/path` and reads the answer to its end.
@@ -56,6 +68,7 @@ fn parse(answer: &[u8]) -> Option<Response> {
     let status = head.lines().next()?.split(' ').nth(1)?.parse().ok()?;
     Some(Response {
         status,
+        head: head.to_owned(),
         body: answer[end + 4..].to_vec(),
     })
 }
@@ -86,6 +99,8 @@ mod tests {
         });
         let response = request("PUT", &address, "/a?b=c", &[("X-Key", "v")], b"body").unwrap();
         assert_eq!(response.status, 201);
+        assert_eq!(response.header("x"), Some("y"));
+        assert_eq!(response.header("z"), None);
         assert_eq!(response.body, b"made\r\n\r\nit");
         let seen = server.join().unwrap();
         assert!(seen.starts_with("PUT /a?b=c HTTP/1.0\r\n"), "{seen}");

@@ -68,7 +68,11 @@ enum Task {
         check: bool,
     },
     /// Measure compile time, and size and start of the functions
-    Bench,
+    Bench {
+        /// Only this part
+        #[arg(value_enum)]
+        part: Option<bench::Part>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -97,6 +101,6 @@ fn run(task: Task) -> Result<(), Error> {
         }
         Task::Gen { check: true } => schemas::check(&workspace.root),
         Task::Gen { check: false } => schemas::write(&workspace.root),
-        Task::Bench => bench::run(&workspace),
+        Task::Bench { part } => bench::run(&workspace, part),
     }
 }

@@ -6,15 +6,33 @@ mod functions;
 
 use crate::error::Error;
 use crate::workspace::Workspace;
+use clap::ValueEnum;
 use std::time::Duration;
 
-/// Runs all measurements.
+/// What can be measured on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Time and memory of `loopy compile` on a large project.
+    Compile,
+    /// Size of each function, and its first and later invocations.
+    Functions,
+}
+
+/// Runs one measurement, or all.
 ///
 /// # Errors
 /// When something cannot be built or run.
-pub(crate) fn run(workspace: &Workspace) -> Result<(), Error> {
-    compile::run(workspace)?;
-    functions::run(workspace)
+pub(crate) fn run(workspace: &Workspace, part: Option<Part>) -> Result<(), Error> {
+    let parts = part
+        .as_ref()
+        .map_or(Part::value_variants(), std::slice::from_ref);
+    for part in parts {
+        match part {
+            Part::Compile => compile::run(workspace)?,
+            Part::Functions => functions::run(workspace)?,
+        }
+    }
+    Ok(())
 }
 
 /// The middle of the samples, the upper one of an even number.
