@@ -61,6 +61,7 @@ macro_rules! codes {
 
 codes! {
     E001 Error "registry.yml is missing or malformed",
+    E002 Error "a file or folder of the project cannot be read",
     E101 Error "a step file is malformed",
     E102 Error "a workflow needs exactly one step with a trigger",
     E103 Error "a step has neither a trigger nor predecessors",

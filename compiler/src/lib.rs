@@ -52,6 +52,16 @@ impl Compilation {
 /// Compiles a project.
 pub fn compile(sources: &Sources) -> Compilation {
     let mut report = Report::default();
+    for (path, why) in sources.unreadable() {
+        // The registry, steps and sensors are reported where they are read.
+        let is_read = path == registry::FILE
+            || path.starts_with("sensors/")
+            || step::step_name(path).is_some();
+        if !is_read {
+            let message = format!("{path} cannot be read: {why}");
+            report.add(Code::E002, path, Span::START, message);
+        }
+    }
     let mut registry = registry::read(sources, &mut report);
     let workflows = step::read_all(sources, &mut report);
     let mut sensors = sensor::read_all(sources, &mut report);

@@ -11,6 +11,10 @@ const YELLOW: &str = "\u{1b}[1;33m";
 const CYAN: &str = "\u{1b}[36m";
 const RESET: &str = "\u{1b}[0m";
 
+/// The longest line, in bytes, of which something is shown. Longer ones are
+/// not written by hand, and each excerpt costs a walk through the line.
+const LONGEST: usize = 16 * 1024;
+
 /// How many characters of a line are shown.
 const SHOWN: usize = 160;
 
@@ -45,7 +49,8 @@ pub fn human(diagnostics: &[Diagnostic], sources: &Sources, colour: bool) -> Str
         let at = usize::try_from(span.line)
             .unwrap_or(usize::MAX)
             .saturating_sub(1);
-        if let Some(line) = in_file.get(at).filter(|line| !line.trim().is_empty()) {
+        let shows = |line: &&&str| !line.trim().is_empty() && line.len() <= LONGEST;
+        if let Some(line) = in_file.get(at).filter(shows) {
             excerpt(&mut out, line, diagnostic, on, off);
         }
         if let Some(hint) = &diagnostic.hint {

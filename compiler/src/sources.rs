@@ -66,6 +66,14 @@ impl Sources {
         self.files.get(path)
     }
 
+    /// The paths of what is there but cannot be read, with the reasons.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.files.iter().filter_map(|(path, file)| match file {
+            File::Unreadable(why) => Some((path.as_str(), why.as_str())),
+            File::Bytes(_) => None,
+        })
+    }
+
     /// The files whose path starts with `prefix`, by path.
     pub(crate) fn below<'a>(
         &'a self,
@@ -128,6 +136,10 @@ impl Reader<'_> {
         if !base.is_dir() {
             return;
         }
+        if base.is_symlink() && !self.stays(&base) {
+            self.sources.files.insert(folder.to_owned(), leads_out());
+            return;
+        }
         let mut walk = WalkDir::new(&base)
             .follow_links(true)
             .max_depth(depth)
@@ -167,8 +179,7 @@ impl Reader<'_> {
         }
         let path = self.relative(entry.path());
         if entry.path_is_symlink() && !self.stays(entry.path()) {
-            let why = "the link leads out of the project".to_owned();
-            self.sources.files.insert(path, File::Unreadable(why));
+            self.sources.files.insert(path, leads_out());
             return true;
         }
         // A folder called `x.md` is taken too, so that it can be complained about.
@@ -214,4 +225,8 @@ impl Reader<'_> {
             .collect();
         parts.join("/")
     }
+}
+
+fn leads_out() -> File {
+    File::Unreadable("the link leads out of the project".to_owned())
 }

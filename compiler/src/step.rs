@@ -97,7 +97,7 @@ pub(crate) fn read_all(sources: &Sources, report: &mut Report) -> Workflows {
 }
 
 /// Workflow and step of `workflows/<workflow>/<step>.md`.
-fn step_name(path: &str) -> Option<(&str, &str)> {
+pub(crate) fn step_name(path: &str) -> Option<(&str, &str)> {
     let (workflow, file) = path.strip_prefix("workflows/")?.split_once('/')?;
     let name = file.strip_suffix(".md")?;
     (!file.contains('/')).then_some((workflow, name))

@@ -3,7 +3,7 @@
 
 use crate::diagnostic::{Code, Report, Span};
 use crate::nearest::nearest;
-use crate::yaml::{Node, Problem, Scalar, Value as Yaml};
+use crate::yaml::{self, Node, Problem, Scalar, Value as Yaml};
 use loopy_contract::manifest::Contract;
 use loopy_contract::schema::schema_error;
 use serde_json::{Value, json};
@@ -206,7 +206,7 @@ fn named(text: &str, depth: usize) -> Result<Type, (String, Option<String>)> {
                     .collect();
                 json!({"type": "string", "enum": members})
             } else if let Some(item) = bracketed(text, "list") {
-                let item = named(item, depth + 1)?;
+                let item = item_type(item, depth + 1)?;
                 if item.optional {
                     return Err((
                         format!("the items of `{text}` cannot be optional"),
@@ -223,6 +223,22 @@ fn named(text: &str, depth: usize) -> Result<Type, (String, Option<String>)> {
         schema,
         optional: false,
     })
+}
+
+/// The type of a list's items; a map is written as in YAML.
+fn item_type(text: &str, depth: usize) -> Result<Type, (String, Option<String>)> {
+    if !text.trim_start().starts_with('{') {
+        return named(text, depth);
+    }
+    let problem = |problem: Problem| (format!("`{text}`: {}", problem.message), None);
+    let document = yaml::parse(text, 1).map_err(problem)?;
+    if let Some(duplicate) = document.problems.into_iter().next() {
+        return Err(problem(duplicate));
+    }
+    let root = document
+        .root
+        .ok_or_else(|| (format!("`{text}` is not a type"), None))?;
+    read(&root, depth).map_err(|refusal| (refusal.problem.message, refusal.hint))
 }
 
 fn too_deep() -> String {
@@ -396,6 +412,16 @@ mod tests {
             schema("list[list[enum[a, b]]]").unwrap().0,
             json!({"type": "array", "items": {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}}})
         );
+        assert_eq!(
+            schema("x: list[{ a: list[{}], b: int? }]?").unwrap().0["properties"]["x"]["items"]["properties"],
+            json!({"a": {"type": "array", "items": {}}, "b": {"type": "integer"}})
+        );
+        assert!(
+            schema("x: list[{ a: b }]")
+                .unwrap_err()
+                .contains("`b` is not a type")
+        );
+        assert!(schema("x: list[{ a: int, a: int }]").is_err());
         for bad in [
             "STR",
             "string",

@@ -2,8 +2,8 @@
 //!
 //! The dialect is the YAML 1.2 core schema (`on`, `yes` and dates are plain
 //! text), with anchors and `<<` merges, one document, no duplicate keys. One
-//! form is taken beyond YAML: `enum[a, b]` and `list[T]` inside flow
-//! collections, where plain text may not hold brackets. Depth and size are
+//! form is taken beyond YAML: `enum[a, b]` and `list[T]` with whatever is in the
+//! brackets, even inside flow collections, where plain text may not hold any. Depth and size are
 //! bounded, so no input can exhaust the stack or the memory.
 
 use crate::diagnostic::{Span, number};
@@ -460,14 +460,15 @@ fn number_of(text: &str) -> Option<Scalar> {
     None
 }
 
-/// What stands for a bracket or comma that YAML must not see. These code points
+/// What stands for a character of a type that YAML must not see. These code points
 /// are no characters and mean nothing in any text.
-const HIDDEN: [(char, char); 5] = [
+const HIDDEN: [(char, char); 6] = [
     ('[', '\u{fdd0}'),
     (']', '\u{fdd1}'),
     (',', '\u{fdd2}'),
     ('{', '\u{fdd3}'),
     ('}', '\u{fdd4}'),
+    (':', '\u{fdd5}'),
 ];
 
 /// Replaces the brackets and commas of each `enum[…]` and `list[…]`, one

@@ -5,21 +5,31 @@ use crate::diagnostic::Span;
 use ruff_python_ast::{Arguments, Expr, Stmt, StmtFunctionDef};
 use ruff_text_size::{Ranged, TextRange};
 
+/// Stack for each byte of source. A syntax tree can be as deep as its source is
+/// long, and is taken apart by recursion; a level costs some 250 bytes.
+const STACK_PER_BYTE: usize = 512;
+
+/// Stack for everything else.
+const STACK: usize = 1 << 20;
+
 /// The sensors of one file.
 pub(super) fn read(_path: &str, text: &str) -> Result<Vec<Declared>, Unreadable> {
-    let parsed = ruff_python_parser::parse_module(text).map_err(|error| Unreadable {
-        span: span(text, error.location),
-        message: format!("this is not Python: {}", error.error),
-    })?;
-    Ok(parsed
-        .into_syntax()
-        .body
-        .iter()
-        .filter_map(|statement| match statement {
-            Stmt::FunctionDef(function) => sensor(text, function),
-            _ => None,
-        })
-        .collect())
+    let needed = STACK + text.len() * STACK_PER_BYTE;
+    stacker::maybe_grow(needed, needed, || {
+        let parsed = ruff_python_parser::parse_module(text).map_err(|error| Unreadable {
+            span: span(text, error.location),
+            message: format!("this is not Python: {}", error.error),
+        })?;
+        let functions = parsed
+            .syntax()
+            .body
+            .iter()
+            .filter_map(|statement| match statement {
+                Stmt::FunctionDef(function) => sensor(text, function),
+                _ => None,
+            });
+        Ok(functions.collect())
+    })
 }
 
 /// The function's declaration, if its first decorator called `sensor` makes it
