@@ -93,20 +93,38 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         }
     }
     terminal.say(&summary(&compilation));
-    let Some(manifest) = &compilation.manifest else { return Ok(Outcome::ProjectErrors) };
+    let Some(manifest) = &compilation.manifest else {
+        return Ok(Outcome::ProjectErrors);
+    };
     if let Some(path) = &arguments.out {
-        std::fs::write(path, manifest.to_json())
-            .map_err(|source| CompileError::Write { path: path.clone(), source })?;
-        terminal.say(&format!("wrote {} (manifest {})", path.display(), manifest.hash));
+        std::fs::write(path, manifest.to_json()).map_err(|source| CompileError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        terminal.say(&format!(
+            "wrote {} (manifest {})",
+            path.display(),
+            manifest.hash
+        ));
     }
-    emit::run(&arguments.stack, &arguments.project, manifest, &compilation.files, terminal)?;
+    emit::run(
+        &arguments.stack,
+        &arguments.project,
+        manifest,
+        &compilation.files,
+        terminal,
+    )?;
     Ok(Outcome::Fine)
 }
 
 /// One line about what came of it.
 fn summary(compilation: &Compilation) -> String {
     let count = |severity| {
-        compilation.diagnostics.iter().filter(|found| found.severity == severity).count()
+        compilation
+            .diagnostics
+            .iter()
+            .filter(|found| found.severity == severity)
+            .count()
     };
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let mut parts = Vec::new();
@@ -117,7 +135,11 @@ fn summary(compilation: &Compilation) -> String {
         parts.push(plural(warnings, "warning"));
     }
     if let Some(manifest) = &compilation.manifest {
-        let steps = manifest.workflows.values().map(|workflow| workflow.steps.len()).sum();
+        let steps = manifest
+            .workflows
+            .values()
+            .map(|workflow| workflow.steps.len())
+            .sum();
         parts.push(plural(manifest.workflows.len(), "workflow"));
         parts.push(plural(steps, "step"));
         parts.push(plural(manifest.sensors.len(), "sensor"));
@@ -126,5 +148,9 @@ fn summary(compilation: &Compilation) -> String {
 }
 
 fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+    if count == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{count} {what}s")
+    }
 }

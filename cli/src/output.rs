@@ -18,7 +18,9 @@ impl Terminal {
     /// Colour only when stderr is a terminal and `NO_COLOR` is unset or empty.
     pub(crate) fn from_env() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: !refused && io::stderr().is_terminal() }
+        Self {
+            colour: !refused && io::stderr().is_terminal(),
+        }
     }
 
     /// Writes data to stdout, as it is.
@@ -46,6 +48,10 @@ impl Terminal {
     }
 
     fn paint(self, colour: &str, text: &str) -> String {
-        if self.colour { format!("{colour}{text}{RESET}") } else { text.to_owned() }
+        if self.colour {
+            format!("{colour}{text}{RESET}")
+        } else {
+            text.to_owned()
+        }
     }
 }

@@ -23,7 +23,9 @@ pub enum E2eError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The command said something that is not JSON.
-    #[error("`loopy {command}` answered {status} with no JSON on stdout\nstdout: {stdout}\nstderr: {stderr}")]
+    #[error(
+        "`loopy {command}` answered {status} with no JSON on stdout\nstdout: {stdout}\nstderr: {stderr}"
+    )]
     Answer {
         /// The arguments.
         command: String,
@@ -65,7 +67,11 @@ pub fn loopy_binary() -> Result<PathBuf, E2eError> {
         path.pop();
     }
     path.push("loopy");
-    if path.is_file() { Ok(path) } else { Err(E2eError::NoBinary(path)) }
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(E2eError::NoBinary(path))
+    }
 }
 
 /// `loopy` with nothing of this process's environment but what is given here.
@@ -87,7 +93,10 @@ impl Loopy {
                 environment.entry(inherited.to_owned()).or_insert(value);
             }
         }
-        Ok(Self { binary: loopy_binary()?, environment })
+        Ok(Self {
+            binary: loopy_binary()?,
+            environment,
+        })
     }
 
     /// The command with these arguments, not yet run.
@@ -129,7 +138,9 @@ impl Loopy {
 /// # Errors
 /// When it cannot be copied.
 pub fn example(name: &str) -> Result<TempDir, E2eError> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(name);
     let folder = tempfile::Builder::new().prefix(name).tempdir()?;
     copy(&source, folder.path())?;
     Ok(folder)
