@@ -12,6 +12,7 @@
 
 use crate::error::failed;
 use async_trait::async_trait;
+use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -53,6 +54,11 @@ impl DynamoStore {
             table: table.into(),
             clock,
         }
+    }
+
+    /// The store in `table`, reached as `config` says.
+    pub fn of_config(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+        Self::new(Client::new(config), table, clock)
     }
 
     async fn item(

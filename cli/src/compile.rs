@@ -2,9 +2,10 @@
 
 use crate::Outcome;
 use crate::emit::{self, EmitError};
-use crate::output::Terminal;
-use clap::{Args, ValueEnum};
-use loopy_compiler::{Compilation, Severity, Sources, render};
+use crate::output::{Format, Terminal};
+use crate::project::{self, NoProject};
+use clap::Args;
+use loopy_compiler::{Compilation, Severity, render};
 use std::io;
 use std::path::PathBuf;
 
@@ -20,33 +21,18 @@ pub(crate) struct Arguments {
     /// Write the manifest to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// How diagnostics are shown: `human` on stderr, `json` on stdout
-    #[arg(long, value_enum, default_value_t = Format::Human)]
+    #[command(flatten)]
     format: Format,
     #[command(flatten)]
     stack: emit::Emit,
-}
-
-/// How diagnostics are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people, on stderr
-    Human,
-    /// For programs, on stdout
-    Json,
 }
 
 /// Why the command broke off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CompileError {
     /// The project's folder cannot be read.
-    #[error("cannot read the project {}: {source}", .project.display())]
-    NoProject {
-        /// The folder that was given.
-        project: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Project(#[from] NoProject),
     /// The manifest cannot be written.
     #[error("cannot write the manifest to {}: {source}", .path.display())]
     Write {
@@ -67,7 +53,7 @@ impl CompileError {
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::NoProject { .. } => Some("give the folder that holds registry.yml".to_owned()),
+            Self::Project(error) => error.hint(),
             Self::Emit(error) => error.hint(),
             Self::Write { .. } | Self::Stdout(_) => None,
         }
@@ -76,20 +62,16 @@ impl CompileError {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, CompileError> {
-    let sources = Sources::read(&arguments.project).map_err(|source| CompileError::NoProject {
-        project: arguments.project.clone(),
-        source,
-    })?;
+    let sources = project::read(&arguments.project)?;
     let compilation = loopy_compiler::compile(&sources);
-    match arguments.format {
-        Format::Json => terminal
+    if arguments.format.is_json() {
+        terminal
             .data(&render::json(&compilation.diagnostics))
-            .map_err(CompileError::Stdout)?,
-        Format::Human => {
-            let shown = render::human(&compilation.diagnostics, &sources, terminal.colour);
-            if !shown.is_empty() {
-                terminal.say(&shown);
-            }
+            .map_err(CompileError::Stdout)?;
+    } else {
+        let shown = render::human(&compilation.diagnostics, &sources, terminal.colour);
+        if !shown.is_empty() {
+            terminal.say(&shown);
         }
     }
     terminal.say(&summary(&compilation));

@@ -3,11 +3,13 @@
 
 use crate::Outcome;
 use crate::emit::{self, Code, EmitError};
-use crate::output::Terminal;
+use crate::output::{Format, Terminal};
+use crate::present;
+use crate::project::{self, NoProject};
 use clap::Args;
 use loopy_aws::{ConfigError, Connection};
-use loopy_compiler::{Sources, render};
 use loopy_infra::{Change, DeployError, Deployment, Needs, Plan, Progress, SecretsError, Values};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -56,19 +58,16 @@ pub(crate) struct Arguments {
     /// Go on without asking
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// Why the command broke off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The project's folder cannot be read.
-    #[error("cannot read the project {}: {source}", .project.display())]
-    NoProject {
-        /// The folder that was given.
-        project: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Project(#[from] NoProject),
     /// No stack can be made of it.
     #[error(transparent)]
     Stack(#[from] EmitError),
@@ -102,7 +101,7 @@ impl Error {
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::NoProject { .. } => Some("give the folder that holds registry.yml".to_owned()),
+            Self::Project(error) => error.hint(),
             Self::Stack(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
             Self::NobodyToAsk { .. } => Some("pass --yes to go on without asking".to_owned()),
@@ -118,18 +117,10 @@ impl Error {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, Error> {
     let project = &arguments.project;
-    let sources = Sources::read(project).map_err(|source| Error::NoProject {
-        project: project.clone(),
-        source,
-    })?;
-    let compilation = loopy_compiler::compile(&sources);
-    let shown = render::human(&compilation.diagnostics, &sources, terminal.colour);
-    if !shown.is_empty() {
-        terminal.say(&shown);
-    }
-    let Some(manifest) = &compilation.manifest else {
+    let Some(compiled) = project::load(project, *terminal)? else {
         return Ok(Outcome::ProjectErrors);
     };
+    let manifest = &compiled.manifest;
 
     // All that can be refused is refused before minutes go into a build.
     emit::check(manifest)?;
@@ -143,9 +134,9 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let values = Values::read(project, &needs, &environment)?;
-    let stack = emit::stack(&arguments.code, project, manifest, &compilation.files)?;
+    let stack = emit::stack(&arguments.code, project, manifest, &compiled.files)?;
 
-    runtime()?.block_on(async {
+    runtime().map_err(Error::Runtime)?.block_on(async {
         let config = arguments.aws.connection().resolve().await?;
         let deployment = Deployment::connect(&config, &name).await?;
         let progress = |event: Progress| terminal.say(&line(&event));
@@ -177,21 +168,29 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let deployed = deployment
             .finish(&stack, manifest, &values, &progress)
             .await?;
-        let mut text = String::new();
-        for (sensor, url) in &deployed.webhooks {
-            text.push_str(&format!("{sensor}\t{url}\n"));
-        }
+        let text = if arguments.format.is_json() {
+            let webhooks: Map<String, Value> = deployed
+                .webhooks
+                .iter()
+                .map(|(sensor, url)| (sensor.clone(), json!(url)))
+                .collect();
+            present::document(&json!({ "stack": name, "webhooks": webhooks }))
+        } else {
+            let webhooks = deployed.webhooks.iter();
+            webhooks
+                .map(|(sensor, url)| format!("{sensor}\t{url}\n"))
+                .collect()
+        };
         terminal.data(&text).map_err(Error::Stdout)?;
         Ok(Outcome::Fine)
     })
 }
 
 /// The runtime that talks to AWS.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Error::Runtime)
 }
 
 /// `loopy-` and the folder's name, with hyphens for what a stack's name cannot

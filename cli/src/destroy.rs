@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, Error> {
     let name = &arguments.stack;
-    runtime()?.block_on(async {
+    runtime().map_err(Error::Runtime)?.block_on(async {
         let config = arguments.aws.connection().resolve().await?;
         let target = destroy::Target::find(&config, name).await?;
         let mut text = format!("delete stack {name}; kept are:\n");

@@ -1,12 +1,19 @@
 //! The `loopy` command: parses the command line, runs one command, and turns
 //! its outcome into an exit code. 0 is fine, 1 means the project has errors, 2
-//! is wrong usage or an abnormal end.
+//! is wrong usage or an abnormal end; a command that waits for runs adds 3, one
+//! failed, and 4, one reached a budget.
 
 mod compile;
 mod deploy;
 mod destroy;
 mod emit;
+mod home;
 mod output;
+mod present;
+mod project;
+mod run;
+mod runs;
+mod trigger;
 
 use clap::{Parser, Subcommand};
 use output::Terminal;
@@ -25,10 +32,20 @@ struct Cli {
 enum Command {
     /// Check a project and write its manifest
     Compile(compile::Arguments),
+    /// Run what one event sets off, here and now
+    Trigger(trigger::Arguments),
+    /// Serve a project on this machine
+    Run(run::Arguments),
+    /// What ran, and how it went
+    Runs(runs::Arguments),
     /// Put a project into an AWS account
     Deploy(deploy::Arguments),
     /// Take a deployed stack down
     Destroy(destroy::Arguments),
+    /// Work on one attempt of a step; how `run` and `trigger` start local
+    /// sandboxes
+    #[command(hide = true)]
+    Runner,
 }
 
 /// How a command ended, when it did not break off.
@@ -38,6 +55,21 @@ enum Outcome {
     Fine,
     /// The project has errors; they have been shown.
     ProjectErrors,
+    /// A run failed, or a message was given up.
+    RunFailed,
+    /// A run ended at a budget or limit.
+    OverBudget,
+}
+
+impl Outcome {
+    fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::ProjectErrors => 1,
+            Self::RunFailed => 3,
+            Self::OverBudget => 4,
+        }
+    }
 }
 
 /// Why a command broke off: what happened, and what to do about it.
@@ -46,6 +78,15 @@ enum CommandError {
     /// `loopy compile` broke off.
     #[error(transparent)]
     Compile(#[from] compile::CompileError),
+    /// `loopy trigger` broke off.
+    #[error(transparent)]
+    Trigger(#[from] trigger::TriggerError),
+    /// `loopy run` broke off.
+    #[error(transparent)]
+    Run(#[from] run::RunError),
+    /// `loopy runs` broke off.
+    #[error(transparent)]
+    Runs(#[from] runs::RunsError),
     /// `loopy deploy` or `loopy destroy` broke off.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
@@ -56,6 +97,9 @@ impl CommandError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Compile(error) => error.hint(),
+            Self::Trigger(error) => error.hint(),
+            Self::Run(error) => error.hint(),
+            Self::Runs(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
         }
     }
@@ -67,12 +111,19 @@ fn main() -> ExitCode {
     let terminal = Terminal::from_env();
     let outcome: Result<Outcome, CommandError> = match &cli.command {
         Command::Compile(arguments) => compile::run(arguments, &terminal).map_err(Into::into),
+        Command::Trigger(arguments) => trigger::run(arguments, &terminal).map_err(Into::into),
+        Command::Run(arguments) => run::run(arguments, &terminal).map_err(Into::into),
+        Command::Runs(arguments) => runs::run(arguments, &terminal).map_err(Into::into),
         Command::Deploy(arguments) => deploy::run(arguments, &terminal).map_err(Into::into),
         Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
+        Command::Runner => {
+            home::trace(terminal, "info");
+            let exit = loopy_runner::run(|name| std::env::var(name).ok());
+            return ExitCode::from(exit.code());
+        }
     };
     match outcome {
-        Ok(Outcome::Fine) => ExitCode::SUCCESS,
-        Ok(Outcome::ProjectErrors) => ExitCode::from(1),
+        Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) => {
             terminal.error(&error.to_string(), error.hint().as_deref());
             ExitCode::from(2)

@@ -1,6 +1,7 @@
 //! How the command speaks: data on stdout, prose on stderr. Colour only helps;
 //! every line can be read without it.
 
+use clap::{Args, ValueEnum};
 use std::io::{self, IsTerminal, Write};
 
 const RED: &str = "\u{1b}[1;31m";
@@ -54,4 +55,31 @@ impl Terminal {
             text.to_owned()
         }
     }
+}
+
+/// How data on stdout is written.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Format {
+    /// How the data on stdout is written
+    #[arg(long, value_enum, default_value_t = FormatName::Human)]
+    format: FormatName,
+    /// The same as `--format json`
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl Format {
+    /// Whether a machine reads it.
+    pub(crate) fn is_json(self) -> bool {
+        self.json || self.format == FormatName::Json
+    }
+}
+
+/// The names of the formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FormatName {
+    /// For people
+    Human,
+    /// For programs
+    Json,
 }

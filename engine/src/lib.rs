@@ -20,6 +20,7 @@ mod verify;
 
 pub use handlers::{
     Answer, Engine, MAX_BODY_BYTES, ProcessError, ReportRequest, SubmitError, WebhookRequest,
+    check_event,
 };
 pub use ports::Ports;
 pub use unsupported::{HARNESSES, PROVIDERS, unsupported};

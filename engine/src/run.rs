@@ -48,7 +48,8 @@ impl Run {
             .values()
             .flat_map(|step| &step.attempts)
             .filter_map(|attempt| attempt.usage.as_ref()?.usd)
-            .sum()
+            // Not `sum`: that of nothing is -0.0.
+            .fold(0.0, |sum, usd| sum + usd)
     }
 
     /// The line a listing shows.

@@ -3,8 +3,8 @@
 //! after it, a time that comes twice fires once).
 
 use croner::parser::{CronParser, Seconds, Year};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 /// A schedule that does not make sense.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,24 @@ pub fn last_before(
     before: Timestamp,
 ) -> Result<Timestamp, ScheduleError> {
     find(expr, zone, before, false)
+}
+
+/// The time between two polls: `30s`, `5m`, `2h`, `1d`; `None` for anything
+/// else, and for no time at all.
+pub fn period(interval: &str) -> Option<SignedDuration> {
+    let unit = match interval.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let count: i64 = interval
+        .get(..interval.len().checked_sub(1)?)?
+        .parse()
+        .ok()?;
+    let seconds = count.checked_mul(unit).filter(|seconds| *seconds >= 1)?;
+    Some(SignedDuration::from_secs(seconds))
 }
 
 fn find(
@@ -73,6 +91,15 @@ fn find(
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn poll_intervals() {
+        assert_eq!(period("30s"), Some(SignedDuration::from_secs(30)));
+        assert_eq!(period("2h"), Some(SignedDuration::from_secs(7200)));
+        for wrong in ["", "s", "0s", "-1m", "5", "5w", "1.5h", "9999999999999999d"] {
+            assert_eq!(period(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn berlin_mornings_follow_the_change_to_summer_time() {

@@ -43,6 +43,14 @@ pub enum DeployError {
     /// There is no such stack.
     #[error("there is no stack {0} in this account and region")]
     NoStack(String),
+    /// The stack is not one of Loopy's.
+    #[error("stack {stack} has no output {output}, so it is not one that Loopy made")]
+    NotOurs {
+        /// The stack's name.
+        stack: String,
+        /// What it lacks.
+        output: &'static str,
+    },
     /// The assets bucket cannot be used.
     #[error(transparent)]
     Assets(#[from] AssetsError),
@@ -595,6 +603,14 @@ pub fn check_name(stack: &str) -> Result<(), DeployError> {
 }
 
 /// The stack with this name; a deleted one is none.
+/// A stack's outputs by name.
+pub(crate) fn outputs(stack: &Described) -> BTreeMap<String, String> {
+    let outputs = stack.outputs().iter();
+    outputs
+        .filter_map(|o| Some((o.output_key()?.to_owned(), o.output_value()?.to_owned())))
+        .collect()
+}
+
 pub(crate) async fn describe(
     client: &Client,
     stack: &str,

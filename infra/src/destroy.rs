@@ -1,7 +1,7 @@
 //! Takes a stack down. What is retained stays and is named: run state, the
 //! state bucket, and the assets bucket, which other stacks may share.
 
-use crate::deploy::{DeployError, check_name, describe};
+use crate::deploy::{DeployError, check_name, describe, outputs};
 use crate::events::{self, Progress};
 use aws_config::SdkConfig;
 use aws_sdk_cloudformation::Client;
@@ -29,11 +29,7 @@ impl Target {
         let found = describe(&client, stack)
             .await?
             .ok_or_else(|| DeployError::NoStack(stack.to_owned()))?;
-        let outputs = found
-            .outputs()
-            .iter()
-            .filter_map(|o| Some((o.output_key()?.to_owned(), o.output_value()?.to_owned())))
-            .collect();
+        let outputs = outputs(&found);
         let id = found.stack_id().unwrap_or(stack).to_owned();
         Ok(Self {
             client,

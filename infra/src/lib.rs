@@ -13,6 +13,7 @@ pub mod preflight;
 pub mod schedule;
 pub mod secrets;
 pub mod stack;
+mod state;
 mod yaml;
 
 pub use binaries::{BinariesError, build, read_folder};
@@ -22,3 +23,4 @@ pub use events::Progress;
 pub use preflight::refusals;
 pub use secrets::{SecretsError, Values};
 pub use stack::{Architecture, Asset, Binaries, Needs, Stack, StackError, stack};
+pub use state::store;

@@ -43,7 +43,7 @@ impl Schedules {
         }
         for sensor in &manifest.sensors {
             if let SensorTrigger::Poll { interval } = &sensor.trigger {
-                match period(interval) {
+                match schedule::period(interval) {
                     Some(period) => {
                         tasks.spawn(self.clone().poll(sensor.name.clone(), period));
                     }
@@ -138,23 +138,6 @@ impl Schedules {
     }
 }
 
-/// `30s`, `5m`, `2h`, `1d`; at least a second.
-fn period(interval: &str) -> Option<SignedDuration> {
-    let unit = match interval.chars().last()? {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    let count: i64 = interval
-        .get(..interval.len().checked_sub(1)?)?
-        .parse()
-        .ok()?;
-    let seconds = count.checked_mul(unit).filter(|seconds| *seconds >= 1)?;
-    Some(SignedDuration::from_secs(seconds))
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -163,15 +146,6 @@ mod tests {
     use crate::store::SqliteStore;
     use loopy_engine::memory::ManualClock;
     use loopy_engine::message::QueueName;
-
-    #[test]
-    fn poll_intervals() {
-        assert_eq!(period("30s"), Some(SignedDuration::from_secs(30)));
-        assert_eq!(period("2h"), Some(SignedDuration::from_secs(7200)));
-        for wrong in ["", "s", "0s", "-1m", "5", "5w", "1.5h", "9999999999999999d"] {
-            assert_eq!(period(wrong), None, "{wrong}");
-        }
-    }
 
     #[tokio::test]
     async fn a_schedule_fires_at_its_moment_in_its_zone_and_stops() {

@@ -9,18 +9,24 @@ use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::{CascadeId, RunId};
 use loopy_contract::manifest::{Manifest, ManifestError};
-use loopy_contract::schema;
-use loopy_engine::SubmitError;
 use loopy_engine::message::Message;
 use loopy_engine::ports::{PortError, RunFilter};
 use loopy_engine::run::{Effect, Run, RunSummary};
+use loopy_engine::{SubmitError, check_event};
 use rusqlite::{Connection, OptionalExtension};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How often a followed cascade is looked at, if anything was committed.
 const LOOK: Duration = Duration::from_millis(25);
+
+/// How often all runs are looked at, if anything was committed.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// How much later than its creation a run may become visible to a reader.
+const OVERLAP: Duration = Duration::from_secs(10);
 
 /// How often it is checked that someone serves the project.
 const SERVED: Duration = Duration::from_secs(1);
@@ -124,19 +130,7 @@ impl State {
     /// As [`loopy_engine::Engine::submit`].
     pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
         let manifest = self.manifest().await?;
-        let Some(contract) = manifest.registry.events.get(&event.name) else {
-            return Err(SubmitError::Unknown {
-                name: event.name.clone(),
-                known: manifest.registry.events.keys().cloned().collect(),
-            });
-        };
-        let violations = schema::field_violations(contract, &event.fields);
-        if !violations.is_empty() {
-            return Err(SubmitError::Contract {
-                name: event.name.clone(),
-                violations,
-            });
-        }
+        check_event(&manifest, event)?;
         if manifest.subscribers(&event.name).is_empty() {
             return Ok(());
         }
@@ -201,6 +195,65 @@ impl State {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Calls `changed` with each run that is new or has moved: first those that
+    /// are running or quite new, then whatever comes. Never ends by itself.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn watch<F>(&self, mut changed: F) -> Result<Infallible, PortError>
+    where
+        F: FnMut(&Run),
+    {
+        let mut version = None;
+        let mut known: BTreeMap<RunId, Run> = BTreeMap::new();
+        let mut newest = Timestamp::now();
+        loop {
+            let now = self.data_version().await?;
+            if version != Some(now) {
+                version = Some(now);
+                let since = newest.checked_sub(OVERLAP).unwrap_or(newest);
+                let running = known.values().filter(|run| !run.status.is_over());
+                let running = running.map(|run| run.id.clone()).collect();
+                let found = store::moving(&self.db, since, running).await?;
+                let before = std::mem::take(&mut known);
+                for run in found {
+                    newest = newest.max(run.created_at);
+                    if before.get(&run.id) != Some(&run) {
+                        changed(&run);
+                    }
+                    known.insert(run.id.clone(), run);
+                }
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Cascades that are not over: an event of theirs waits, or a run is
+    /// under way. Oldest first.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn unfinished(&self) -> Result<Vec<CascadeId>, PortError> {
+        let ids = self
+            .db
+            .read(|connection| {
+                store::texts(
+                    connection,
+                    "SELECT cascade FROM ( \
+                         SELECT cascade, created_us AS age FROM runs WHERE status = 'running' \
+                         UNION ALL \
+                         SELECT json_extract(body, '$.cascade'), visible_ms * 1000 FROM messages \
+                         WHERE queue = 'events' AND json_valid(body) \
+                         AND json_extract(body, '$.cascade') IS NOT NULL \
+                     ) GROUP BY cascade ORDER BY min(age), cascade",
+                    [],
+                )
+            })
+            .await
+            .map_err(|why| PortError::new("look for unfinished cascades", why))?;
+        Ok(ids.into_iter().map(CascadeId).collect())
     }
 
     async fn data_version(&self) -> Result<i64, PortError> {

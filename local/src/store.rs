@@ -7,6 +7,7 @@ use loopy_contract::ids::RunId;
 use loopy_engine::ports::{Clock, Commit, PortError, RunFilter, Store, Stored};
 use loopy_engine::run::{Run, RunSummary};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 /// The store of the home on one machine.
@@ -210,7 +211,7 @@ pub(crate) async fn load(db: &ReadDb, id: &RunId) -> Result<Option<Stored>, Port
 /// Lists runs; also for processes that only read.
 pub(crate) async fn list(db: &ReadDb, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError> {
     let filter = filter.clone();
-    summaries(db, move |connection| {
+    runs(db, "list runs", move |connection| {
         // One statement for each filter, so that each has its index.
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
         let order = "ORDER BY created_us DESC, id DESC LIMIT ?1";
@@ -242,21 +243,34 @@ pub(crate) async fn list(db: &ReadDb, filter: &RunFilter) -> Result<Vec<RunSumma
 
 /// Every run that is not over, with its full state.
 pub(crate) async fn running(db: &ReadDb) -> Result<Vec<Run>, PortError> {
-    let what = "read the running runs";
-    let found = db
-        .read(|connection| {
-            texts(
-                connection,
-                "SELECT run FROM runs WHERE status = 'running' ORDER BY created_us, id",
-                [],
-            )
-        })
-        .await
-        .map_err(|why| PortError::new(what, why))?;
-    found
-        .iter()
-        .map(|text| serde_json::from_str(text).map_err(|why| PortError::new(what, why)))
-        .collect()
+    let sql = "SELECT run FROM runs WHERE status = 'running' ORDER BY created_us, id";
+    runs(db, "read the running runs", move |connection| {
+        texts(connection, sql, [])
+    })
+    .await
+}
+
+/// Runs that are not over, those among `known`, and those made at `since` or
+/// later, oldest first, with their full state.
+pub(crate) async fn moving(
+    db: &ReadDb,
+    since: Timestamp,
+    known: Vec<RunId>,
+) -> Result<Vec<Run>, PortError> {
+    let what = "look for runs that moved";
+    let known = serde_json::to_string(&known).map_err(|why| PortError::new(what, why))?;
+    runs(db, what, move |connection| {
+        texts(
+            connection,
+            "SELECT run FROM runs WHERE id IN ( \
+                 SELECT id FROM runs WHERE status = 'running' \
+                 UNION SELECT id FROM runs WHERE created_us >= ?1 \
+                 UNION SELECT value FROM json_each(?2) \
+             ) ORDER BY created_us, id",
+            params![since.as_microsecond(), known],
+        )
+    })
+    .await
 }
 
 /// The runs whose last commit may have effects that were not performed.
@@ -280,17 +294,19 @@ pub(crate) async fn settle(db: &Db) -> Result<(), PortError> {
     .map_err(|why| PortError::new("record that effects were performed", why))
 }
 
-async fn summaries<F>(db: &ReadDb, query: F) -> Result<Vec<RunSummary>, PortError>
+/// Reads what `query` finds as JSON.
+async fn runs<T, F>(db: &ReadDb, what: &str, query: F) -> Result<Vec<T>, PortError>
 where
+    T: DeserializeOwned,
     F: FnOnce(&Connection) -> rusqlite::Result<Vec<String>> + Send + 'static,
 {
     let found = db
         .read(query)
         .await
-        .map_err(|why| PortError::new("list runs", why))?;
+        .map_err(|why| PortError::new(what, why))?;
     found
         .iter()
-        .map(|text| serde_json::from_str(text).map_err(|why| PortError::new("list runs", why)))
+        .map(|text| serde_json::from_str(text).map_err(|why| PortError::new(what, why)))
         .collect()
 }
 

@@ -17,6 +17,7 @@ use crate::run::Run;
 use crate::transition::Input;
 use loopy_contract::event::Event;
 use loopy_contract::ids::RunId;
+use loopy_contract::manifest::Manifest;
 use loopy_contract::schema;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -74,6 +75,27 @@ pub enum SubmitError {
     Port(#[from] PortError),
 }
 
+/// Checks an event against its contract, as [`Engine::submit`] does.
+///
+/// # Errors
+/// [`SubmitError::Unknown`], [`SubmitError::Contract`].
+pub fn check_event(manifest: &Manifest, event: &Event) -> Result<(), SubmitError> {
+    let Some(contract) = manifest.registry.events.get(&event.name) else {
+        return Err(SubmitError::Unknown {
+            name: event.name.clone(),
+            known: manifest.registry.events.keys().cloned().collect(),
+        });
+    };
+    let violations = schema::field_violations(contract, &event.fields);
+    if !violations.is_empty() {
+        return Err(SubmitError::Contract {
+            name: event.name.clone(),
+            violations,
+        });
+    }
+    Ok(())
+}
+
 /// The engine over the ports of one home.
 #[derive(Clone)]
 pub struct Engine {
@@ -99,19 +121,7 @@ impl Engine {
     /// [`SubmitError`]; the event is then not accepted.
     pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
         let manifest = self.ports.manifests.current().await?;
-        let Some(contract) = manifest.registry.events.get(&event.name) else {
-            return Err(SubmitError::Unknown {
-                name: event.name.clone(),
-                known: manifest.registry.events.keys().cloned().collect(),
-            });
-        };
-        let violations = schema::field_violations(contract, &event.fields);
-        if !violations.is_empty() {
-            return Err(SubmitError::Contract {
-                name: event.name.clone(),
-                violations,
-            });
-        }
+        check_event(&manifest, event)?;
         Ok(self.ports.bus.publish(event).await?)
     }
 

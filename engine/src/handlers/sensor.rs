@@ -5,9 +5,10 @@ use super::Engine;
 use crate::builtin;
 use crate::message::{Body, Delivery};
 use crate::ports::{PortError, Sensed, SensorCall, SensorError};
+use crate::schedule;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::EventId;
 use loopy_contract::manifest::{Manifest, Sensor, SensorSource, SensorTrigger};
@@ -69,16 +70,13 @@ impl Engine {
         if stored.is_some_and(|last| last >= scheduled_at) {
             return Ok(None);
         }
-        let Some(period) = interval_seconds(interval) else {
+        let Some(period) = schedule::period(interval) else {
             return Ok(Some(format!(
                 "poll sensor {name} has the interval {interval:?}"
             )));
         };
-        let last_run = stored.unwrap_or_else(|| {
-            scheduled_at
-                .checked_sub(SignedDuration::from_secs(period))
-                .unwrap_or(scheduled_at)
-        });
+        let last_run =
+            stored.unwrap_or_else(|| scheduled_at.checked_sub(period).unwrap_or(scheduled_at));
         let call = SensorCall::Tick {
             scheduled_at,
             last_run,
@@ -169,20 +167,4 @@ impl Engine {
             self.ports.clock.now(),
         ))
     }
-}
-
-/// Seconds of `30s`, `5m`, `2h`, `1d`.
-pub(crate) fn interval_seconds(interval: &str) -> Option<i64> {
-    let unit = match interval.chars().last()? {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    let count: i64 = interval
-        .get(..interval.len().checked_sub(1)?)?
-        .parse()
-        .ok()?;
-    (count > 0).then(|| count.checked_mul(unit)).flatten()
 }

@@ -1,0 +1,29 @@
+//! The state of a deployed stack, read with the caller's credentials.
+
+use crate::deploy::{DeployError, check_name, describe, outputs};
+use aws_config::SdkConfig;
+use aws_sdk_cloudformation::Client;
+use loopy_aws::{DynamoStore, SystemClock};
+use std::sync::Arc;
+
+/// The output that names the table.
+const TABLE: &str = "Table";
+
+/// The run state of a stack.
+///
+/// # Errors
+/// [`DeployError::NoStack`], [`DeployError::NotOurs`], or what CloudFormation
+/// said.
+pub async fn store(config: &SdkConfig, stack: &str) -> Result<DynamoStore, DeployError> {
+    check_name(stack)?;
+    let client = Client::new(config);
+    let found = describe(&client, stack)
+        .await?
+        .ok_or_else(|| DeployError::NoStack(stack.to_owned()))?;
+    let mut outputs = outputs(&found);
+    let table = outputs.remove(TABLE).ok_or(DeployError::NotOurs {
+        stack: stack.to_owned(),
+        output: TABLE,
+    })?;
+    Ok(DynamoStore::of_config(config, table, Arc::new(SystemClock)))
+}
