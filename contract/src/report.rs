@@ -1,7 +1,8 @@
 //! The report protocol, between `loopy-runner` in a sandbox and the engine.
 //!
 //! All requests carry `Authorization: Bearer <token>`; the token is good for
-//! one run, step and attempt. Below the report URL:
+//! one run, step and attempt. Below the report URL, names written as
+//! [`AttemptPath`] says:
 //!
 //! | request | answer |
 //! |---|---|
@@ -41,9 +42,86 @@ pub mod launch_env {
     pub const WORKSPACE: &str = "LOOPY_WORKSPACE";
 }
 
-/// The path of one attempt's endpoint below the report URL.
+/// The path of one attempt's endpoint below the report URL. Run and step are
+/// named after files, so they may hold any character; see [`AttemptPath`].
 pub fn attempt_path(run: &str, step: &str, attempt: u32, leaf: &str) -> String {
-    format!("/v1/runs/{run}/steps/{step}/attempts/{attempt}/{leaf}")
+    format!(
+        "/v1/runs/{}/steps/{}/attempts/{attempt}/{leaf}",
+        segment(run),
+        segment(step)
+    )
+}
+
+/// What [`attempt_path`] put together.
+///
+/// A name is one segment of the path: letters, digits, `-`, `_` and dots that are
+/// not at its start stand for themselves, each other byte is `~` and two lower-case
+/// hex digits, and a lone `~` is the empty name. Percent-encoding would not do: what
+/// lies between runner and engine may decode it, and resolves `.` and `..` even when
+/// they are encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptPath {
+    /// The run's id.
+    pub run: String,
+    /// The step's name.
+    pub step: String,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// `envelope`, `heartbeat` or `result`; anything else is for the reader to refuse.
+    pub leaf: String,
+}
+
+impl AttemptPath {
+    /// Takes a path apart; `None` when it is not one that [`attempt_path`] gives.
+    pub fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.strip_prefix("/v1/")?.split('/').collect();
+        let ["runs", run, "steps", step, "attempts", attempt, leaf] = parts.as_slice() else {
+            return None;
+        };
+        Some(Self {
+            run: name(run)?,
+            step: name(step)?,
+            attempt: attempt.parse().ok()?,
+            leaf: (*leaf).to_owned(),
+        })
+    }
+}
+
+/// A name as a segment of a path.
+fn segment(name: &str) -> String {
+    if name.is_empty() {
+        return "~".to_owned();
+    }
+    let mut segment = String::with_capacity(name.len());
+    for (index, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_')
+            || (byte == b'.' && index > 0)
+        {
+            segment.push(char::from(byte));
+        } else {
+            segment.push('~');
+            segment.push_str(&hex::encode([byte]));
+        }
+    }
+    segment
+}
+
+/// The name that a segment stands for; `None` when [`segment`] does not give it,
+/// so that each name has one path.
+fn name(written: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(written.len());
+    if written != "~" {
+        let mut parts = written.split('~');
+        bytes.extend_from_slice(parts.next()?.as_bytes());
+        for part in parts {
+            let (digits, rest) = part.split_at_checked(2)?;
+            bytes.extend(hex::decode(digits).ok()?);
+            bytes.extend_from_slice(rest.as_bytes());
+        }
+    }
+    let name = String::from_utf8(bytes).ok()?;
+    (segment(&name) == written).then_some(name)
 }
 
 /// Everything a runner needs to know about its attempt.
@@ -201,4 +279,85 @@ pub struct ResultReply {
 pub struct Refusal {
     /// A sentence, without secrets.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn plain_names_stand_for_themselves() {
+        assert_eq!(
+            attempt_path("greet-1a2b", "scan_deps-1.2", 3, "envelope"),
+            "/v1/runs/greet-1a2b/steps/scan_deps-1.2/attempts/3/envelope"
+        );
+    }
+
+    #[test]
+    fn every_name_comes_back_and_no_two_have_one_path() {
+        let mut names: Vec<String> = [
+            "",
+            ".",
+            "..",
+            "...",
+            ".w",
+            "a.",
+            "a/b",
+            "../x",
+            "100% ?#",
+            "%2e",
+            "%2F",
+            "~",
+            "~~",
+            "~2e",
+            "a b",
+            "a+b",
+            "é",
+            "日本",
+            "a\nb",
+            "a;b=c",
+            "\\",
+            "\u{1f600}~",
+        ]
+        .map(str::to_owned)
+        .into();
+        names.extend((1..0x300_u32).filter_map(char::from_u32).map(String::from));
+        let mut paths = BTreeSet::new();
+        names.sort();
+        names.dedup();
+        for name in &names {
+            let path = attempt_path(name, name, 7, "result");
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.~/".contains(c);
+            assert!(path.chars().all(allowed), "{path}");
+            assert!(path.split('/').all(|part| !part.starts_with('.')), "{path}");
+            let found = AttemptPath::parse(&path).unwrap();
+            assert_eq!((&found.run, &found.step), (name, name));
+            assert_eq!((found.attempt, found.leaf.as_str()), (7, "result"));
+            assert!(paths.insert(path));
+        }
+    }
+
+    #[test]
+    fn what_is_no_path_of_an_attempt_is_not_read_as_one() {
+        for path in [
+            "/v1/runs/r/steps/s/attempts/1",
+            "/v1/runs/r/steps/s/attempts/one/result",
+            "/v1/runs/r/steps/a/b/attempts/1/result",
+            "/v1/runs//steps/s/attempts/1/result",
+            "/v1/runs/r/steps/./attempts/1/result",
+            "/v1/runs/r/steps/a%20b/attempts/1/result",
+            "/v1/runs/r/steps/~61/attempts/1/result",
+            "/v1/runs/r/steps/~2F/attempts/1/result",
+            "/v1/runs/r/steps/~2/attempts/1/result",
+            "/v1/runs/r/steps/~~/attempts/1/result",
+            "/v1/runs/r/steps/~ff/attempts/1/result",
+            "/v1/runs/r/steps/~é/attempts/1/result",
+            "/v2/runs/r/steps/s/attempts/1/result",
+            "",
+        ] {
+            assert_eq!(AttemptPath::parse(path), None, "{path}");
+        }
+    }
 }

@@ -39,7 +39,7 @@ pub(crate) struct Launch {
 /// The launcher's variables cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
-    /// One is missing or empty.
+    /// One is missing, or empty where it cannot be.
     #[error("the variable {0} is not set; a runner is started by Loopy, which sets it")]
     Missing(&'static str),
     /// The attempt is not a number.
@@ -60,7 +60,8 @@ impl Launch {
             report_url: need(launch_env::REPORT_URL)?,
             token: need(launch_env::TOKEN)?,
             run: need(launch_env::RUN)?,
-            step: need(launch_env::STEP)?,
+            // Named after a file, `.md` among them: a step's name may be empty.
+            step: env(launch_env::STEP).ok_or(LaunchError::Missing(launch_env::STEP))?,
             attempt: attempt.parse().map_err(|_| LaunchError::Attempt(attempt))?,
             workspace: PathBuf::from(need(launch_env::WORKSPACE)?),
         })

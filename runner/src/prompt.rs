@@ -239,6 +239,22 @@ mod tests {
     }
 
     #[test]
+    fn literals_and_values_are_put_in_once() {
+        let mut envelope = envelope(
+            "{{ '{{' }} plan.parts }} {{ event.title }} {{'{{'}}{{ plan.parts }}}}",
+            "{{ plan.parts }} {{ '{{' }} {{ event.title }}",
+        );
+        envelope.untrusted.clear();
+        envelope.output.fields.clear();
+        envelope.emits.clear();
+        assert_eq!(
+            render(&envelope, "Go.").unwrap(),
+            "{{ plan.parts }} {{ plan.parts }} {{ '{{' }} {{ event.title }} \
+             {{[1,{\"a\":null}]}}\n"
+        );
+    }
+
+    #[test]
     fn a_fence_that_the_text_knows_is_not_used() {
         let plain = render(&envelope("{{ event.title }}", "x"), "Go.").unwrap();
         let mark = plain.split(['<', '>']).nth(1).unwrap().to_owned();

@@ -11,7 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use loopy_contract::ids::RunId;
 use loopy_contract::manifest::{Contract, Manifest};
 use loopy_contract::report::{
-    Envelope, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, PROTOCOL, ResultReply, StepResult,
+    AttemptPath, Envelope, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, PROTOCOL, ResultReply,
+    StepResult,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,17 +42,13 @@ struct Target {
 }
 
 impl Target {
-    /// `/v1/runs/{run}/steps/{step}/attempts/{n}/{leaf}`
     fn parse(path: &str) -> Option<Self> {
-        let parts: Vec<&str> = path.strip_prefix("/v1/")?.split('/').collect();
-        let ["runs", run, "steps", step, "attempts", attempt, leaf] = parts.as_slice() else {
-            return None;
-        };
+        let path = AttemptPath::parse(path)?;
         Some(Self {
-            run: RunId::from(*run),
-            step: (*step).to_owned(),
-            attempt: attempt.parse().ok()?,
-            leaf: (*leaf).to_owned(),
+            run: RunId(path.run),
+            step: path.step,
+            attempt: path.attempt,
+            leaf: path.leaf,
         })
     }
 }

@@ -46,6 +46,25 @@ sleep 2.5
 }
 
 #[tokio::test]
+async fn a_value_or_a_literal_that_looks_like_a_reference_is_only_text() {
+    let look = "{{ plan.secret }} {{ '{{' }} $(id) `id`";
+    let attempt = Attempt::of(envelope(
+        r#"
+test "{{ event.title }}" = "$(cat <<'END'
+{{ '{{' }} plan.secret }} {{'{{'}} '{{ '{{' }}' }} $(id) `id`
+END
+)" || exit 3
+test '{{ '{{' }}' = '{''{'
+"#,
+        json!({
+            "refs": [reference("event", "title"), reference("plan", "secret")],
+            "values": {"event": {"title": look}, "plan": {"secret": "expanded"}},
+        }),
+    ));
+    assert!(succeeded(&attempt.run().await).0.is_empty());
+}
+
+#[tokio::test]
 async fn bare_output_fields_are_taken_where_nothing_is_emitted() {
     let attempt = Attempt::of(envelope(
         r#"echo '{"n": 3}' > "$LOOPY_OUTPUT""#,

@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use loopy_contract::report::{
-    Failure, FailureClass, HeartbeatReply, Outcome, Refusal, ResultReply, StepResult, launch_env,
+    AttemptPath, Failure, FailureClass, HeartbeatReply, Outcome, Refusal, ResultReply, StepResult,
+    launch_env,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub(crate) const TOKEN: &str = "the-token-of-this-attempt";
 #[derive(Default)]
 pub(crate) struct Record {
     pub(crate) envelope: Value,
+    run: String,
+    step: String,
     pub(crate) results: Mutex<Vec<StepResult>>,
     pub(crate) heartbeats: AtomicU64,
     pub(crate) over: AtomicBool,
@@ -102,16 +105,18 @@ async fn answer(
     if authorization != Some(&format!("Bearer {TOKEN}")) {
         return refuse(StatusCode::UNAUTHORIZED, "wrong token");
     }
-    let Some(leaf) = uri
+    let path = uri
         .path()
-        .strip_prefix("/base/v1/runs/r-1/steps/work/attempts/1/")
-    else {
+        .strip_prefix("/base")
+        .and_then(AttemptPath::parse)
+        .filter(|path| path.run == record.run && path.step == record.step && path.attempt == 1);
+    let Some(path) = path else {
         return refuse(StatusCode::NOT_FOUND, "no such attempt");
     };
     if record.over.load(Ordering::SeqCst) {
         return refuse(StatusCode::GONE, "the attempt is over");
     }
-    match leaf {
+    match path.leaf.as_str() {
         "envelope" => {
             record.served.store(true, Ordering::SeqCst);
             Json(&record.envelope).into_response()
@@ -154,7 +159,10 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     pub(crate) fn of(envelope: Value) -> Self {
+        let name = |member: &str| envelope[member].as_str().unwrap_or(member).to_owned();
         let record = Record {
+            run: name("run"),
+            step: name("step"),
             envelope,
             ..Record::default()
         };
@@ -174,8 +182,8 @@ impl Attempt {
             .env_clear()
             .env(launch_env::REPORT_URL, report_url)
             .env(launch_env::TOKEN, TOKEN)
-            .env(launch_env::RUN, "r-1")
-            .env(launch_env::STEP, "work")
+            .env(launch_env::RUN, &self.record.run)
+            .env(launch_env::STEP, &self.record.step)
             .env(launch_env::ATTEMPT, "1")
             .env(launch_env::WORKSPACE, self.workspace())
             .stdin(Stdio::null())

@@ -119,6 +119,20 @@ async fn another_protocol_is_refused_with_a_result() {
     assert!(message.contains("protocol 1 and the engine 2"), "{message}");
 }
 
+#[tokio::test]
+async fn run_and_step_may_be_called_anything_a_file_may() {
+    for (run, step) in [
+        ("a b-0c07", "."),
+        ("ü%2e-432a", "100% ?#é"),
+        (".w-5b91", ""),
+        ("~-1a2b", ".."),
+        ("w-1a2b", "a;b=c&d+\\\n\"'"),
+    ] {
+        let attempt = Attempt::of(envelope("true", json!({"run": run, "step": step})));
+        assert!(succeeded(&attempt.run().await).0.is_empty(), "{run} {step}");
+    }
+}
+
 #[test]
 fn a_launch_without_its_variables_is_refused() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_loopy-runner"))
