@@ -4,23 +4,20 @@
 
 mod common;
 
+use common::home::{LONG, MANY, cascade_manifest, follow, options};
 use hmac::{Hmac, KeyInit, Mac};
 use loopy_contract::ids::CascadeId;
-use loopy_contract::manifest::Manifest;
 use loopy_contract::report::FailureClass;
 use loopy_engine::ports::RunFilter;
 use loopy_engine::run::{Run, StepState};
 use loopy_local::{Cascade, FollowError, HomeOptions, LocalHome, OpenError, State};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// The project of a test: its directory and the runners' log.
 struct Project {
@@ -73,27 +70,6 @@ impl Project {
     }
 }
 
-fn options(project: &Path, manifest: Manifest) -> HomeOptions {
-    let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/runner.py");
-    let argv = [common::python(), runner].map(|part| part.to_str().unwrap().to_owned());
-    let mut options =
-        HomeOptions::new(project.to_owned(), manifest, BTreeMap::new(), argv.to_vec());
-    options.environment = common::bare_environment();
-    let python = common::python().to_str().unwrap().to_owned();
-    options
-        .environment
-        .insert("LOOPY_PYTHON".to_owned(), python);
-    options
-}
-
-/// The two workflows, with these bodies for `one` and `two`.
-fn cascade_manifest(one: &str, two: &str) -> Manifest {
-    let mut workflows = common::two_workflows();
-    workflows["first"]["steps"]["one"]["body"] = json!(one);
-    workflows["first"]["steps"]["two"]["body"] = json!(two);
-    common::manifest(workflows, json!([]))
-}
-
 struct Serving {
     state: State,
     address: SocketAddr,
@@ -136,14 +112,6 @@ impl Serving {
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
-}
-
-async fn follow(state: &State, id: &str) -> Cascade {
-    let id = CascadeId::from(id);
-    tokio::time::timeout(LONG, state.follow(&id, |_| ()))
-        .await
-        .unwrap()
-        .unwrap()
 }
 
 fn output(run: &Run, step: &str) -> Value {
@@ -298,55 +266,19 @@ fn kill(pid: i32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-/// Runs one of the `child_…` tests below in a process of its own.
-fn child(name: &str, project: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--nocapture"])
-        .env("LOOPY_TEST_PROJECT", project)
-        .stdout(Stdio::null())
+/// Starts `tests/fixture/home_child.rs` with this part to play.
+fn child(part: &str, project: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_home-child"))
+        .arg(part)
+        .arg(project)
         .spawn()
         .unwrap()
-}
-
-fn child_project() -> PathBuf {
-    PathBuf::from(std::env::var_os("LOOPY_TEST_PROJECT").unwrap())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "run by another test, as a process of its own"]
-async fn child_serves() {
-    let project = child_project();
-    let gate = project.join("gate");
-    let manifest = cascade_manifest("ok", &format!("wait {}", gate.display()));
-    let home = LocalHome::open(options(&project, manifest)).await.unwrap();
-    home.submit(&common::go("evt-1", 7)).await.unwrap();
-    home.serve(std::future::pending()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "run by another test, as a process of its own"]
-async fn child_triggers() {
-    let state = State::open(&child_project()).unwrap();
-    let wrong = state.submit(&common::go("evt-0", 1)).await;
-    wrong.unwrap();
-    let mut bad = common::go("evt-bad", 1);
-    bad.fields.insert("n".to_owned(), json!("text"));
-    assert!(
-        state
-            .submit(&bad)
-            .await
-            .unwrap_err()
-            .to_string()
-            .contains("breaks its contract")
-    );
-    let cascade = follow(&state, "evt-0").await;
-    assert_eq!(cascade.runs.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_loses_nothing_and_repeats_nothing() {
     let project = Project::new();
-    let mut serving = child("child_serves", project.path());
+    let mut serving = child("serve-gated", project.path());
     let started = project.until_started(2).await;
     assert_eq!(started[1].0, "two");
     let locked = LocalHome::open(options(project.path(), cascade_manifest("ok", "ok"))).await;
@@ -383,27 +315,11 @@ async fn a_killed_process_loses_nothing_and_repeats_nothing() {
     serving.stop().await;
 }
 
-const MANY: usize = 8;
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "run by another test, as a process of its own"]
-async fn child_serves_many() {
-    let options = options(&child_project(), cascade_manifest("ok", "ok"));
-    let home = LocalHome::open(options).await.unwrap();
-    for n in 0..MANY {
-        // The same ids each time: handing an event in again starts nothing.
-        home.submit(&common::go(&format!("evt-{n}"), 1))
-            .await
-            .unwrap();
-    }
-    home.serve(std::future::pending()).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_every_step_still_runs_once() {
     let project = Project::new();
     for kill in 0..8_u64 {
-        let mut serving = child("child_serves_many", project.path());
+        let mut serving = child("serve-many", project.path());
         tokio::time::sleep(Duration::from_millis(120 + 97 * kill)).await;
         serving.kill().unwrap();
         serving.wait().unwrap();
@@ -448,7 +364,7 @@ async fn killed_again_and_again_every_step_still_runs_once() {
 async fn another_process_can_hand_in_an_event() {
     let project = Project::new();
     let serving = Serving::start(options(project.path(), cascade_manifest("ok", "ok"))).await;
-    let mut trigger = child("child_triggers", project.path());
+    let mut trigger = child("trigger", project.path());
     let status = tokio::task::spawn_blocking(move || trigger.wait().unwrap())
         .await
         .unwrap();

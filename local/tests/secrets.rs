@@ -75,7 +75,7 @@ async fn webhook_secrets_come_from_the_environment_then_from_loopy_env() {
     assert!(none.is_empty());
     std::fs::write(
         dir.path().join("loopy.env"),
-        "GITHUB_WEBHOOK_SECRET=new old\n",
+        "GITHUB_WEBHOOK_SECRET=new with blanks\nGITHUB_WEBHOOK_SECRET_PREVIOUS=old\n",
     )
     .unwrap();
     let file = secrets(dir.path(), &[(variable, " ")])
@@ -84,11 +84,14 @@ async fn webhook_secrets_come_from_the_environment_then_from_loopy_env() {
         .unwrap();
     assert_eq!(
         file,
-        ["new", "old"],
+        ["new with blanks", "old"],
         "newest first; an empty variable is not set"
     );
     let process = secrets(dir.path(), &[(variable, "mine")]);
-    assert_eq!(process.webhook_secrets(variable).await.unwrap(), ["mine"]);
+    assert_eq!(
+        process.webhook_secrets(variable).await.unwrap(),
+        ["mine", "old"]
+    );
 }
 
 #[tokio::test]

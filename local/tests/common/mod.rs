@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod home;
+
 use jiff::Timestamp;
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::EventId;
