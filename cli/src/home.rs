@@ -32,7 +32,8 @@ impl Remote {
 /// The options to serve `project` with.
 ///
 /// # Errors
-/// When this program cannot tell where it is; it starts runners by itself.
+/// When this program cannot tell where it is, for it starts runners by itself;
+/// or when the runner for other machines is no file.
 pub(crate) fn options(
     folder: &Path,
     project: &Project,
@@ -53,7 +54,18 @@ pub(crate) fn options(
         options.listen = listen;
     }
     options.public_url = remote.public_url.clone();
-    options.remote_runner = remote.runner.clone();
+    if let Some(runner) = &remote.runner {
+        let why = match std::fs::metadata(runner) {
+            Ok(found) if found.is_file() => None,
+            Ok(_) => Some("it is not a file".to_owned()),
+            Err(why) => Some(why.to_string()),
+        };
+        if let Some(why) = why {
+            let path = runner.display();
+            return Err(io::Error::other(format!("the runner {path}: {why}")));
+        }
+        options.remote_runner = Some(runner.clone());
+    }
     Ok(options)
 }
 

@@ -21,7 +21,12 @@ use std::process::ExitCode;
 
 /// Agent automations that live as files in a repo.
 #[derive(Debug, Parser)]
-#[command(name = "loopy", version, about, disable_help_subcommand = true)]
+#[command(
+    name = "loopy",
+    version,
+    about = "Agent automations that live as files in a repo",
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

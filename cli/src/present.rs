@@ -1,6 +1,6 @@
 //! How runs look: as a table, as a story, and as JSON for machines.
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use loopy_contract::event::Source;
 use loopy_contract::ids::RunId;
 use loopy_engine::run::{HistoryLine, Run, RunStatus, RunSummary, StepState};
@@ -199,8 +199,9 @@ fn dollars(usd: f64) -> String {
     format!("${usd:.4}")
 }
 
+/// The second in which it was; rounding would put it into the future.
 fn second(at: Timestamp) -> String {
-    at.round(Unit::Second).unwrap_or(at).to_string()
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn took(from: Timestamp, to: Timestamp) -> String {

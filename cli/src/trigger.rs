@@ -18,6 +18,7 @@ use loopy_local::db::DbError;
 use loopy_local::{Cascade, FollowError, LocalHome, OpenError, State};
 use serde_json::{Map, Value, json};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Arguments of `loopy trigger`.
@@ -38,6 +39,10 @@ pub(crate) struct Arguments {
     object: Option<String>,
     #[command(flatten)]
     format: Format,
+    /// Where to listen for the reports of steps; a free port of this machine
+    /// unless sandboxes on other machines have to find it
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -59,6 +64,12 @@ pub(crate) enum TriggerError {
     /// The event would start nothing.
     #[error("no workflow of this project starts on the event `{0}`")]
     Unheard(String),
+    /// The event would start nothing in the process that serves.
+    #[error(
+        "no workflow starts on the event `{0}` in the process that serves this project; it serves \
+         the project as it was before its last change"
+    )]
+    UnheardThere(String),
     /// The event is not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -91,6 +102,7 @@ impl TriggerError {
             Self::Open(error) => home::hint(error),
             Self::Field { .. } => Some("as in --field name=Ada or --field count=3".to_owned()),
             Self::Unheard(event) => Some(format!("a step with `on: {event}` starts one")),
+            Self::UnheardThere(_) => Some("stop it, and start `loopy run` again".to_owned()),
             Self::Submit(SubmitError::Contract { .. }) => {
                 Some("give each field with --field NAME=VALUE".to_owned())
             }
@@ -153,7 +165,8 @@ async fn through(
     let mut progress = Progress::default();
     let mut accepted = false;
     loop {
-        let options = home::options(&arguments.project, project, None, &arguments.remote)
+        let (listen, remote) = (arguments.listen, &arguments.remote);
+        let options = home::options(&arguments.project, project, listen, remote)
             .map_err(TriggerError::Start)?;
         let error = match LocalHome::open(options).await {
             Ok(home) => {
@@ -166,7 +179,11 @@ async fn through(
         }
         let state = State::open(&arguments.project)?;
         if !accepted {
-            if state.manifest().await?.hash != project.manifest.hash {
+            let served = state.manifest().await?;
+            if served.subscribers(&event.name).is_empty() {
+                return Err(TriggerError::UnheardThere(event.name.clone()));
+            }
+            if served.hash != project.manifest.hash {
                 terminal.say(
                     "another process serves this project, as it was before its last change; \
                      handing it the event",
@@ -291,7 +308,9 @@ fn fields(arguments: &Arguments, manifest: &Manifest) -> Result<Map<String, Valu
         } else {
             serde_json::from_str(text).map_err(|why| wrong(format!("not JSON: {why}")))?
         };
-        fields.insert(name.to_owned(), value);
+        if fields.insert(name.to_owned(), value).is_some() {
+            return Err(wrong(format!("the field `{name}` is given twice")));
+        }
     }
     Ok(fields)
 }

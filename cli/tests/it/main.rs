@@ -1,0 +1,15 @@
+//! The real `loopy` command: what it prints, how it ends, and what is left
+//! when it is killed.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod compile;
+mod kills;
+mod run;
+mod runs;
+mod support;
+mod trigger;
