@@ -6,7 +6,7 @@ use crate::error::failed;
 use async_trait::async_trait;
 use aws_sdk_secretsmanager::Client;
 use jiff::{SignedDuration, Timestamp};
-use loopy_contract::manifest::Sandbox;
+use loopy_contract::manifest::{Sandbox, previous_secret};
 use loopy_engine::ports::{Clock, PortError, Secrets};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
@@ -127,10 +127,12 @@ impl Secrets for SecretsManager {
 
     async fn webhook_secrets(&self, variable: &str) -> Result<Vec<String>, PortError> {
         let values: BTreeMap<String, String> = self.map(var::WEBHOOK_SECRET).await?;
-        Ok(values
-            .get(variable)
-            .map(|value| value.split_whitespace().map(str::to_owned).collect())
-            .unwrap_or_default())
+        let variables = [variable.to_owned(), previous_secret(variable)];
+        Ok(variables
+            .iter()
+            .filter_map(|variable| values.get(variable).filter(|value| !value.is_empty()))
+            .cloned()
+            .collect())
     }
 
     async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError> {

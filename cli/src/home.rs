@@ -87,7 +87,8 @@ pub(crate) fn hint(error: &OpenError) -> Option<String> {
         OpenError::Listen { .. } => {
             Some("pass --listen with another address, as in --listen 127.0.0.1:8080".to_owned())
         }
-        OpenError::Unsupported(_)
+        OpenError::NoKey(_)
+        | OpenError::Unsupported(_)
         | OpenError::Unverified { .. }
         | OpenError::File { .. }
         | OpenError::Db(_)

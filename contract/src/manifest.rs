@@ -512,11 +512,18 @@ impl VerifyScheme {
         Self::ALL.into_iter().find(|scheme| scheme.name() == name)
     }
 
-    /// The variable that holds the secret (several are separated by spaces, for
-    /// rotation): `GITHUB_WEBHOOK_SECRET` and so on; none for [`Self::None`].
+    /// The variable that holds the secret: `GITHUB_WEBHOOK_SECRET` and so on;
+    /// none for [`Self::None`].
     pub fn secret_variable(self) -> Option<String> {
         (self != Self::None).then(|| format!("{}_WEBHOOK_SECRET", self.name().to_uppercase()))
     }
+}
+
+/// The variable that holds what `variable` held before, so that deliveries
+/// signed with either are taken while a secret is changed:
+/// `GITHUB_WEBHOOK_SECRET_PREVIOUS`.
+pub fn previous_secret(variable: &str) -> String {
+    format!("{variable}_PREVIOUS")
 }
 
 /// Who produces and consumes each event.

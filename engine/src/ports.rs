@@ -139,7 +139,8 @@ pub trait Secrets: Send + Sync {
         name: &str,
         sandbox: &Sandbox,
     ) -> Result<BTreeMap<String, String>, PortError>;
-    /// The values of a webhook secret variable, newest first; empty when unset.
+    /// The values of a webhook secret variable and of the one that holds what it
+    /// was before, in this order; empty when neither is set.
     async fn webhook_secrets(&self, variable: &str) -> Result<Vec<String>, PortError>;
     /// The engine's own credentials: `DAYTONA_API_KEY` and its like.
     async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError>;

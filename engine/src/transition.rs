@@ -313,17 +313,11 @@ fn launched(run: &mut Run, step: &str, attempt: u32, sandbox: &SandboxRef, now: 
         return false;
     }
     record.sandbox = Some(sandbox.clone());
-    let place = format!("{} {}", sandbox.provider, sandbox.id);
-    note(
-        run,
-        now,
-        "sandbox_launched",
-        Some(step),
-        Some(attempt),
-        place,
-    );
     let state = run.steps.get(step).map(|step| &step.state);
     if matches!(state, Some(StepState::Launching { attempt: n }) if *n == attempt) {
+        let place = format!("{} {}", sandbox.provider, sandbox.id);
+        let kind = "sandbox_launched";
+        note(run, now, kind, Some(step), Some(attempt), place);
         set_state(
             run,
             step,

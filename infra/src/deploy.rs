@@ -363,11 +363,7 @@ impl Deployment {
             .describe()
             .await?
             .ok_or_else(|| DeployError::NoStack(self.stack.clone()))?;
-        let outputs: BTreeMap<String, String> = described
-            .outputs()
-            .iter()
-            .filter_map(|o| Some((o.output_key()?.to_owned(), o.output_value()?.to_owned())))
-            .collect();
+        let outputs = outputs(&described);
         for secret in values
             .store(&self.secrets, &stack.secrets, &outputs)
             .await?

@@ -4,6 +4,7 @@
 
 use crate::stack::{DAYTONA_VARIABLES, Needs};
 use aws_sdk_secretsmanager::Client;
+use loopy_contract::manifest::previous_secret;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -105,6 +106,10 @@ impl Values {
         for (variable, sensors) in &needs.webhooks {
             if let Some(value) = own.get(variable) {
                 values.webhooks.insert(variable.clone(), value.clone());
+                let previous = previous_secret(variable);
+                if let Some(value) = own.get(&previous) {
+                    values.webhooks.insert(previous, value.clone());
+                }
             } else {
                 missing.push(format!(
                     "{variable}, for sensor {} (in the environment or {ENGINE_FILE})",
@@ -337,7 +342,8 @@ mod tests {
         };
         write(
             "loopy.env",
-            "GITHUB_WEBHOOK_SECRET=old\nDAYTONA_API_KEY=key\nOTHER=no\n",
+            "GITHUB_WEBHOOK_SECRET=old\nGITHUB_WEBHOOK_SECRET_PREVIOUS=older\n\
+             DAYTONA_API_KEY=key\nOTHER=no\n",
         );
         write("a.env", "A=1\nB=1\n");
         write("b.env", "B=2\n");
@@ -345,7 +351,10 @@ mod tests {
         let values = Values::read(folder.path(), &needs(), &environment).unwrap();
         assert_eq!(
             values.webhooks,
-            variables(&[("GITHUB_WEBHOOK_SECRET", "new")])
+            variables(&[
+                ("GITHUB_WEBHOOK_SECRET", "new"),
+                ("GITHUB_WEBHOOK_SECRET_PREVIOUS", "older")
+            ])
         );
         assert_eq!(values.engine, variables(&[("DAYTONA_API_KEY", "key")]));
         assert_eq!(

@@ -238,6 +238,34 @@ fn every_queue_waits_six_times_its_functions_timeout() {
     assert_eq!(found, 4);
 }
 
+/// Whichever function applies an input of an attempt performs what an earlier
+/// input of it left pending.
+#[test]
+fn a_result_taken_during_the_launch_left_the_step_function_an_event_it_could_not_publish() {
+    let made = yaml(&sample().template);
+    for function in ["Step", "Report", "Watch"] {
+        let properties = &made["Resources"][format!("{function}Function")]["Properties"];
+        for variable in [
+            "LOOPY_BUS",
+            "LOOPY_QUEUE_STEPS",
+            "LOOPY_QUEUE_WATCH",
+            "LOOPY_SCHEDULE_GROUP",
+        ] {
+            let value = &properties["Environment"]["Variables"][variable];
+            assert!(!value.is_null(), "{function}: {variable}");
+        }
+        let role = &made["Resources"][format!("{function}Role")]["Properties"];
+        let statements = role["Policies"][0]["PolicyDocument"]["Statement"].to_string();
+        for action in [
+            "events:PutEvents",
+            "sqs:SendMessage",
+            "scheduler:DeleteSchedule",
+        ] {
+            assert!(statements.contains(action), "{function}: {action}");
+        }
+    }
+}
+
 #[test]
 fn a_project_without_secrets_and_sensors_gets_neither() {
     let mut value = manifest_value();

@@ -26,7 +26,7 @@ use loopy_engine::ports::{
 use loopy_engine::run::StepState;
 use loopy_engine::{Answer, Engine, ReportRequest, SubmitError, WebhookRequest, unsupported};
 use loopy_sandbox::Providers;
-use loopy_sandbox::daytona::{self, Daytona, RunnerBinary};
+use loopy_sandbox::daytona::{self, API_KEY, Daytona, RunnerBinary};
 use loopy_sandbox::local::{self, Local, LocalConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -142,6 +142,12 @@ pub enum OpenError {
          say where it is, or use `provider: local`"
     )]
     NoRunner(String),
+    /// The service that has the sandboxes would refuse.
+    #[error(
+        "sandbox `{0}` is at Daytona and {API_KEY} is not set; set it in the environment or in \
+         loopy.env, or use `provider: local`"
+    )]
+    NoKey(String),
     /// The address is not to be had.
     #[error("cannot listen on {address}: {why}")]
     Listen {
@@ -232,7 +238,10 @@ impl LocalHome {
             report_url: format!("file://{}", report_file.display()),
             path: local::PLAIN_PATH.to_owned(),
         }));
-        if let Some((runner, report_url)) = remote {
+        if let Some((name, runner, report_url)) = remote {
+            if !secrets.engine_env().await?.contains_key(API_KEY) {
+                return Err(OpenError::NoKey(name));
+            }
             let runner = Arc::new(RunnerFile(runner));
             let daytona = Daytona::new(Arc::clone(&secrets), runner, report_url)?;
             providers = providers.with_daytona(daytona);
@@ -342,7 +351,10 @@ impl LocalHome {
         shutdown.await;
         tracing::info!("stopping");
         stop.send_replace(true);
-        let all = async { while tasks.join_next().await.is_some() {} };
+        let all = async {
+            while tasks.join_next().await.is_some() {}
+            inner.drain(QueueName::Watch).await;
+        };
         if tokio::time::timeout(FINISH, all).await.is_ok() {
             inner.settle().await;
         } else {
@@ -438,6 +450,26 @@ impl Inner {
             }
         }
         while tasks.join_next().await.is_some() {}
+    }
+
+    /// Works off what is due in one queue. A launch that ends after its attempt
+    /// leaves a sandbox to stop, and may do so when the workers are gone.
+    async fn drain(self: &Arc<Self>, queue: QueueName) {
+        loop {
+            let messages = match self.claim(queue, CONCURRENCY).await {
+                Ok((messages, _)) if messages.is_empty() => return,
+                Ok((messages, _)) => messages,
+                Err(error) => {
+                    tracing::error!(%queue, %error, "cannot take the last messages");
+                    return;
+                }
+            };
+            let mut tasks = JoinSet::new();
+            for message in messages {
+                tasks.spawn(Arc::clone(self).handle(message));
+            }
+            while tasks.join_next().await.is_some() {}
+        }
     }
 
     /// Messages in hand, and how long until the next one is due.
@@ -621,9 +653,9 @@ fn refuse_strangers(options: &HomeOptions) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The runner's binary and the report URL for sandboxes on other machines;
+/// A sandbox's name, the runner's binary and the report URL for sandboxes on other machines;
 /// `None` when no step uses one.
-fn remote(options: &HomeOptions) -> Result<Option<(PathBuf, String)>, OpenError> {
+fn remote(options: &HomeOptions) -> Result<Option<(String, PathBuf, String)>, OpenError> {
     let registry = &options.manifest.registry;
     let steps = options
         .manifest
@@ -650,6 +682,7 @@ fn remote(options: &HomeOptions) -> Result<Option<(PathBuf, String)>, OpenError>
         .clone()
         .ok_or_else(|| OpenError::NoRunner(name.clone()))?;
     Ok(Some((
+        name.clone(),
         runner,
         format!("{}{}", url.trim_end_matches('/'), http::REPORT_PREFIX),
     )))

@@ -3,7 +3,7 @@
 
 use crate::dotenv::{self, DotenvError};
 use async_trait::async_trait;
-use loopy_contract::manifest::Sandbox;
+use loopy_contract::manifest::{Sandbox, previous_secret};
 use loopy_engine::ports::{PortError, Secrets};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,8 +87,11 @@ impl Secrets for LocalSecrets {
         let file = self
             .engine_file()
             .map_err(|why| PortError::new(format!("look up {variable}"), why))?;
-        let value = self.engine_value(&file, variable).unwrap_or_default();
-        Ok(value.split_whitespace().map(str::to_owned).collect())
+        let variables = [variable.to_owned(), previous_secret(variable)];
+        let values = variables.iter();
+        Ok(values
+            .filter_map(|variable| self.engine_value(&file, variable))
+            .collect())
     }
 
     async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError> {

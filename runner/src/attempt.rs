@@ -23,6 +23,8 @@ const ENVELOPE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 const RESULT_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// The longest attempt, whatever the envelope says: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Where programs are in a sandbox that does not say.
+const PLAIN_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a failure's message.
 const LONGEST_MESSAGE: usize = 8 * 1024;
 
@@ -34,6 +36,8 @@ pub(crate) struct Launch {
     step: String,
     attempt: u32,
     workspace: PathBuf,
+    /// Where the sandbox has its programs.
+    search_path: String,
 }
 
 /// The launcher's variables cannot be used.
@@ -64,6 +68,9 @@ impl Launch {
             step: env(launch_env::STEP).ok_or(LaunchError::Missing(launch_env::STEP))?,
             attempt: attempt.parse().map_err(|_| LaunchError::Attempt(attempt))?,
             workspace: PathBuf::from(need(launch_env::WORKSPACE)?),
+            search_path: env("PATH")
+                .filter(|path| !path.is_empty())
+                .unwrap_or_else(|| PLAIN_PATH.to_owned()),
         })
     }
 }
@@ -77,6 +84,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         step,
         attempt,
         workspace,
+        search_path,
     } = launch;
     let client = match Client::new(&report_url, &token, &run, &step, attempt) {
         Ok(client) => client,
@@ -118,7 +126,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
     let work = async {
         let workspace = Workspace::create(&workspace)?;
         let control = Control::create(&run, &step, attempt)?;
-        let environment = workspace.environment(&envelope.env, &run)?;
+        let environment = workspace.environment(&envelope.env, &run, &search_path)?;
         workspace.fill(&envelope, &environment, &processes).await?;
         harness_started.set(Some(Instant::now()));
         drive(&Job {

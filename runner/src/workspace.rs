@@ -102,7 +102,8 @@ impl Workspace {
         &self.root
     }
 
-    /// The environment of everything that runs here: `given`, a `PATH`, a `HOME`
+    /// The environment of everything that runs here: `given`, the sandbox's own
+    /// `PATH` where `given` has none, a `HOME`
     /// beside the workspace, the run's id, and the workspace as the launcher
     /// named it, by which a launcher finds the processes of its sandbox.
     ///
@@ -112,11 +113,12 @@ impl Workspace {
         &self,
         given: &BTreeMap<String, String>,
         run: &str,
+        search_path: &str,
     ) -> Result<BTreeMap<String, String>, Failure> {
         let mut environment = given.clone();
         environment
             .entry("PATH".to_owned())
-            .or_insert_with(|| "/usr/local/bin:/usr/bin:/bin".to_owned());
+            .or_insert_with(|| search_path.to_owned());
         if !environment.contains_key("HOME") {
             let home = self.root.parent().unwrap_or(&self.root).join("home");
             std::fs::create_dir_all(&home).map_err(|error| {

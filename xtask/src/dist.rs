@@ -5,8 +5,9 @@ use crate::process;
 use crate::tools::Tools;
 use crate::workspace::Workspace;
 use clap::ValueEnum;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 
@@ -36,7 +37,17 @@ impl Arch {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// That of this machine, on which the emulator runs functions as processes.
+    pub(crate) fn host() -> Self {
+        if std::env::consts::ARCH == "aarch64" {
+            Self::Arm64
+        } else {
+            Self::X86_64
+        }
+    }
+
+    /// As AWS writes it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
             Self::Arm64 => "arm64",
@@ -88,14 +99,15 @@ pub(crate) fn build(
     for function in FUNCTIONS {
         let bootstrap = built.join(function).join("bootstrap");
         let binary = std::fs::read(&bootstrap).map_err(Error::file(&bootstrap))?;
-        write_zip(&out.join(format!("{function}.zip")), &binary)?;
+        place(&out.join(format!("{function}.zip")), |fresh| {
+            write_zip(fresh, &binary)
+        })?;
     }
     let runner = built.join(RUNNER).join("bootstrap");
-    let placed = out.join(RUNNER);
-    // By way of a new file: a runner that is running cannot be written over.
-    let fresh = out.join(format!(".{RUNNER}"));
-    std::fs::copy(&runner, &fresh).map_err(Error::file(&runner))?;
-    std::fs::rename(&fresh, &placed).map_err(Error::file(&placed))?;
+    place(&out.join(RUNNER), |fresh| {
+        std::fs::copy(&runner, fresh).map_err(Error::file(&runner))?;
+        Ok(())
+    })?;
     Ok(out)
 }
 
@@ -105,6 +117,23 @@ pub(crate) fn default_folder(workspace: &Workspace, arch: Arch) -> PathBuf {
         Arch::X86_64 => "dist",
         Arch::Arm64 => "dist-arm64",
     })
+}
+
+/// Has `write` make a new file beside `path`, which then takes its place: whoever
+/// reads meanwhile sees the old file or the new one, and a runner that is running
+/// could not be written over.
+fn place(path: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let fresh = tempfile::Builder::new()
+        .prefix(".fresh-")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .map_err(Error::file(folder))?
+        .into_temp_path();
+    write(&fresh)?;
+    fresh
+        .persist(path)
+        .map_err(|error| Error::file(path)(error.error))
 }
 
 /// Writes a zip that holds `binary` as `bootstrap`. The same binary gives the same
@@ -146,6 +175,31 @@ mod tests {
             std::fs::read(&first).unwrap(),
             std::fs::read(&second).unwrap()
         );
+    }
+
+    #[test]
+    fn a_file_takes_its_place_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.zip");
+        std::fs::write(&path, "old").unwrap();
+        let mut reader = File::open(&path).unwrap();
+        let failed = place(&path, |fresh| {
+            std::fs::write(fresh, "half").map_err(Error::file(fresh))?;
+            Err(Error::Missing {
+                missing: "the rest".to_owned(),
+                remedy: String::new(),
+            })
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        place(&path, |fresh| write_zip(fresh, b"binary")).unwrap();
+        assert!(zip::ZipArchive::new(File::open(&path).unwrap()).is_ok());
+        // Whoever had it open reads on in the old one.
+        let mut seen = String::new();
+        reader.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "old");
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Measure compile time, and size and start of the functions
+    /// Measure compile time, size and start of the functions, and hand-offs between steps
     Bench {
         /// Only this part
         #[arg(value_enum)]

@@ -16,7 +16,7 @@ use std::process::Command;
 /// When a step fails; a failed test fails the runner.
 pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), Error> {
     let tools = tools::prepare(workspace)?;
-    let dist = dist::build(workspace, &tools, host_arch(), None)?;
+    let dist = dist::build(workspace, &tools, Arch::host(), None)?;
     tools.unlock(workspace)?;
     let emulator = Emulator::start(workspace, &tools)?;
     let surroundings = Surroundings {
@@ -56,7 +56,7 @@ pub(crate) fn e2e(
     runner_args: &[String],
 ) -> Result<(), Error> {
     let tools = tools::prepare(workspace)?;
-    let dist = dist::build(workspace, &tools, host_arch(), None)?;
+    let dist = dist::build(workspace, &tools, Arch::host(), None)?;
     tools.unlock(workspace)?;
     let surroundings = Surroundings {
         tools: &tools,
@@ -70,15 +70,6 @@ pub(crate) fn e2e(
         Account::Callers,
         &chosen,
     ))
-}
-
-/// The functions run on this machine, as processes of the emulator.
-fn host_arch() -> Arch {
-    if std::env::consts::ARCH == "aarch64" {
-        Arch::Arm64
-    } else {
-        Arch::X86_64
-    }
 }
 
 /// What the runner is to run: `default`, unless the arguments choose packages.
@@ -98,8 +89,7 @@ fn chosen(runner_args: &[String], default: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// cargo-nextest where there is one, else cargo's own runner. Either runs ignored
-/// tests too: a test that cannot run says so by failing.
+/// cargo-nextest where there is one, else cargo's own runner.
 fn runner(
     workspace: &Workspace,
     surroundings: &Surroundings<'_>,
@@ -108,9 +98,7 @@ fn runner(
 ) -> Command {
     let mut command = surroundings.command(workspace, account);
     if process::succeeds(workspace.cargo().args(["nextest", "--version"])) {
-        command
-            .args(["nextest", "run", "--run-ignored", "all"])
-            .args(chosen);
+        command.args(["nextest", "run"]).args(chosen);
     } else {
         command.args([
             "test",
@@ -121,10 +109,6 @@ fn runner(
             "--examples",
         ]);
         command.args(chosen);
-        if !chosen.iter().any(|arg| arg == "--") {
-            command.arg("--");
-        }
-        command.arg("--include-ignored");
     }
     command
 }

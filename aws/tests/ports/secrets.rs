@@ -40,7 +40,11 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 #[tokio::test]
 async fn each_kind_of_secret_is_read_from_its_map() {
     let mut account = Account::open().await;
-    let value = json!({"GITHUB_WEBHOOK_SECRET": "new old", "SLACK_WEBHOOK_SECRET": ""});
+    let value = json!({
+        "GITHUB_WEBHOOK_SECRET": "new with blanks",
+        "GITHUB_WEBHOOK_SECRET_PREVIOUS": "old",
+        "SLACK_WEBHOOK_SECRET": "",
+    });
     let webhooks = account.make_secret("webhooks", &value.to_string()).await;
     let value = json!({"dev": {"TOKEN": "t"}, "empty": {}});
     let sandboxes = account.make_secret("sandboxes", &value.to_string()).await;
@@ -54,7 +58,10 @@ async fn each_kind_of_secret_is_read_from_its_map() {
     let secrets = secrets(&account);
 
     let of = async |variable: &str| secrets.webhook_secrets(variable).await.unwrap();
-    assert_eq!(of("GITHUB_WEBHOOK_SECRET").await, ["new", "old"]);
+    assert_eq!(
+        of("GITHUB_WEBHOOK_SECRET").await,
+        ["new with blanks", "old"]
+    );
     assert_eq!(of("SLACK_WEBHOOK_SECRET").await, Vec::<String>::new());
     assert_eq!(of("STRIPE_WEBHOOK_SECRET").await, Vec::<String>::new());
 

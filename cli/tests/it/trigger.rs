@@ -506,6 +506,26 @@ hint: `cargo xtask dist` builds it; pass --runner with the file, or set LOOPY_RU
 }
 
 #[test]
+fn daytona_without_a_key_is_refused() {
+    let dist = std::env::var("LOOPY_TEST_DIST");
+    let dist = dist.expect("run `cargo xtask test`, which prepares LOOPY_TEST_DIST");
+    let project = Project::hello();
+    project.replace("registry.yml", "provider: local", "provider: daytona");
+    let trigger = ["trigger", "--event", "Hello", "--field", "name=Ada"];
+    let url = ["--public-url", "https://loopy.example.com"];
+    let runner = format!("{dist}/loopy-runner");
+    let output = project.loopy(&[&trigger[..], &url, &["--runner", &runner]].concat());
+    output
+        .assert()
+        .code(2)
+        .stdout_eq(str![""])
+        .stderr_eq(str![[r#"
+error: sandbox `Here` is at Daytona and DAYTONA_API_KEY is not set; set it in the environment or in loopy.env, or use `provider: local`
+
+"#]]);
+}
+
+#[test]
 fn a_runner_that_is_no_file_is_refused() {
     let project = Project::hello();
     project.replace("registry.yml", "provider: local", "provider: daytona");
@@ -576,6 +596,7 @@ record-[ID]  succeeded  [TOOK]  $0.0000
 "#]]);
     let said = String::from_utf8_lossy(&output.get_output().stderr);
     assert!(!said.contains(daytona.key()), "{said}");
+    assert!(daytona.sandboxes().is_empty(), "a sandbox was left");
     let requests = daytona.requests();
     let made = requests
         .iter()

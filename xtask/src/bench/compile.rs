@@ -1,7 +1,7 @@
 //! How long `loopy compile --check` takes on a large project, and with how much
 //! memory. The limits are the project's own promise.
 
-use super::{median, ms, print_table};
+use super::{loopy, median, ms, print_table};
 use crate::error::Error;
 use crate::process;
 use crate::workspace::Workspace;
@@ -16,15 +16,7 @@ const TIME_LIMIT: Duration = Duration::from_millis(150);
 const MEMORY_LIMIT_KB: u64 = 60 * 1024;
 
 pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
-    process::run_beside(workspace.cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "loopy-cli",
-        "--bin",
-        "loopy",
-    ]))?;
-    let loopy = workspace.target.join("release/loopy");
+    let loopy = loopy(workspace)?;
     let folder = tempfile::tempdir_in(&workspace.tools).map_err(Error::file(&workspace.tools))?;
     write_project(folder.path())?;
 

@@ -3,11 +3,10 @@
 //! those with a URL a path that leads nowhere: what is measured is the start of the
 //! process and the way in and out, not the work.
 
-use super::{median, ms, print_table};
+use super::{call, median, ms, print_table, unexpected};
 use crate::dist::{self, Arch, FUNCTIONS};
 use crate::emulator::Emulator;
 use crate::error::Error;
-use crate::http::{self, Response};
 use crate::tools;
 use crate::workspace::Workspace;
 use base64::Engine as _;
@@ -22,6 +21,7 @@ use std::time::{Duration, Instant};
 const COLD_SAMPLES: usize = 7;
 const WARM_SAMPLES: usize = 50;
 const BUCKET: &str = "bench";
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
 pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
     let tools = tools::prepare(workspace)?;
@@ -71,8 +71,9 @@ fn store_manifest(emulator: &Emulator) -> Result<String, Error> {
     let key = format!("{bucket}/manifests/{}.json", manifest.hash);
     let location = b"<CreateBucketConfiguration><LocationConstraint>eu-west-1\
         </LocationConstraint></CreateBucketConfiguration>";
-    call(emulator, "s3", "PUT", &bucket, location)?;
-    call(emulator, "s3", "PUT", &key, manifest.to_json().as_bytes())?;
+    let body = manifest.to_json();
+    call(emulator, "s3", "PUT", &bucket, &[], location)?;
+    call(emulator, "s3", "PUT", &key, &[], body.as_bytes())?;
     Ok(manifest.hash)
 }
 
@@ -187,6 +188,7 @@ fn invoke_times(
             "lambda",
             "POST",
             path,
+            &JSON,
             body.to_string().as_bytes(),
         )?;
         cold.push(invoke_time(emulator, function, &name)?);
@@ -199,12 +201,17 @@ fn invoke_times(
     Ok((median(cold), median(warm)))
 }
 
-fn invoke_time(emulator: &Emulator, function: &str, name: &str) -> Result<Duration, Error> {
+/// The time of one invocation that does what it should.
+pub(super) fn invoke_time(
+    emulator: &Emulator,
+    function: &str,
+    name: &str,
+) -> Result<Duration, Error> {
     let path = format!("/2015-03-31/functions/{name}/invocations");
     let (payload, expected) = payload(function);
     let payload = payload.to_string();
     let begin = Instant::now();
-    let response = call(emulator, "lambda", "POST", &path, payload.as_bytes())?;
+    let response = call(emulator, "lambda", "POST", &path, &JSON, payload.as_bytes())?;
     let elapsed = begin.elapsed();
     // A function that failed still answers 200; its time would say nothing.
     let answer: Value = serde_json::from_slice(&response.body)?;
@@ -217,41 +224,10 @@ fn invoke_time(emulator: &Emulator, function: &str, name: &str) -> Result<Durati
     if as_expected && response.header("x-amz-function-error").is_none() {
         return Ok(elapsed);
     }
-    Err(unexpected(emulator, &path, &response))
-}
-
-fn call(
-    emulator: &Emulator,
-    service: &str,
-    method: &str,
-    path: &str,
-    body: &[u8],
-) -> Result<Response, Error> {
-    // The emulator reads service and region from this and checks no signature.
-    let authorization = format!(
-        "AWS4-HMAC-SHA256 Credential=test/20200101/eu-west-1/{service}/aws4_request, \
-         SignedHeaders=host, Signature=0"
-    );
-    let headers = [
-        ("Authorization", authorization.as_str()),
-        ("Content-Type", "application/json"),
-    ];
-    let response = http::request(method, &emulator.address(), path, &headers, body)?;
-    match response.status {
-        200..300 => Ok(response),
-        _ => Err(unexpected(emulator, path, &response)),
-    }
-}
-
-fn unexpected(emulator: &Emulator, path: &str, response: &Response) -> Error {
-    Error::Http {
-        url: format!("{}{path}", emulator.endpoint()),
-        problem: format!(
-            "answered {}: {}",
-            response.status,
-            String::from_utf8_lossy(&response.body)
-        ),
-    }
+    Err(unexpected(
+        &format!("{}{path}", emulator.endpoint()),
+        &response,
+    ))
 }
 
 fn unpacked_size(path: &Path) -> Result<u64, Error> {

@@ -3,11 +3,19 @@
 
 mod compile;
 mod functions;
+mod handoff;
 
+use crate::emulator::Emulator;
 use crate::error::Error;
+use crate::http::{self, Response};
+use crate::process;
 use crate::workspace::Workspace;
 use clap::ValueEnum;
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where everything on the emulator is.
+const REGION: &str = "eu-west-1";
 
 /// What can be measured on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -16,6 +24,8 @@ pub(crate) enum Part {
     Compile,
     /// Size of each function, and its first and later invocations.
     Functions,
+    /// Time from one step's success to the next one's start and success.
+    Handoff,
 }
 
 /// Runs one measurement, or all.
@@ -30,15 +40,74 @@ pub(crate) fn run(workspace: &Workspace, part: Option<Part>) -> Result<(), Error
         match part {
             Part::Compile => compile::run(workspace)?,
             Part::Functions => functions::run(workspace)?,
+            Part::Handoff => handoff::run(workspace)?,
         }
     }
     Ok(())
 }
 
+/// The release build of `loopy`.
+fn loopy(workspace: &Workspace) -> Result<PathBuf, Error> {
+    process::run_beside(workspace.cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "loopy-cli",
+        "--bin",
+        "loopy",
+    ]))?;
+    Ok(workspace.target.join("release/loopy"))
+}
+
+/// One request to a service of the emulator, which has to succeed.
+fn call(
+    emulator: &Emulator,
+    service: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response, Error> {
+    // The emulator reads service and region from this and checks no signature.
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential=test/20200101/{REGION}/{service}/aws4_request, \
+         SignedHeaders=host, Signature=0"
+    );
+    let mut all = vec![("Authorization", authorization.as_str())];
+    all.extend(headers);
+    let response = http::request(method, &emulator.address(), path, &all, body)?;
+    match response.status {
+        200..300 => Ok(response),
+        _ => Err(unexpected(
+            &format!("{}{path}", emulator.endpoint()),
+            &response,
+        )),
+    }
+}
+
+fn unexpected(url: &str, response: &Response) -> Error {
+    Error::Http {
+        url: url.to_owned(),
+        problem: format!(
+            "answered {}: {}",
+            response.status,
+            String::from_utf8_lossy(&response.body)
+        ),
+    }
+}
+
 /// The middle of the samples, the upper one of an even number.
-fn median(mut samples: Vec<Duration>) -> Duration {
+fn median(samples: Vec<Duration>) -> Duration {
+    percentile(samples, 50)
+}
+
+/// The sample that `percent` of 100 samples lie below.
+fn percentile(mut samples: Vec<Duration>, percent: usize) -> Duration {
     samples.sort_unstable();
-    samples.get(samples.len() / 2).copied().unwrap_or_default()
+    samples
+        .get(samples.len() * percent / 100)
+        .copied()
+        .unwrap_or_default()
 }
 
 /// A duration in milliseconds, for a table.
@@ -79,5 +148,13 @@ mod tests {
         let samples = |millis: &[u64]| millis.iter().copied().map(Duration::from_millis).collect();
         assert_eq!(median(samples(&[9, 1, 5])), Duration::from_millis(5));
         assert_eq!(median(samples(&[4, 1, 2, 3])), Duration::from_millis(3));
+        assert_eq!(median(samples(&[])), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_percentile_has_that_many_samples_below_it() {
+        let samples = || (0..100).map(Duration::from_millis).rev().collect();
+        assert_eq!(percentile(samples(), 95), Duration::from_millis(95));
+        assert_eq!(percentile(samples(), 0), Duration::ZERO);
     }
 }
