@@ -1,0 +1,509 @@
+//! How long a run takes from one step to the next, on one machine and in a stack on
+//! the emulator. The steps do nothing, so what is left is Loopy's own time and that
+//! of what it stands on; each number has beside it the time of a bare thing that it
+//! cannot do without, measured in the same run. In the stack, sandboxes are
+//! processes too and start at once: how long a real one takes is its provider's.
+
+use super::functions::invoke_time;
+use super::{REGION, call, loopy, median, ms, percentile, print_table, unexpected};
+use crate::dist::{self, Arch};
+use crate::emulator::Emulator;
+use crate::error::Error;
+use crate::http;
+use crate::process;
+use crate::tools;
+use crate::workspace::Workspace;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const STEPS: usize = 20;
+const RUNS: usize = 5;
+const PEER_SAMPLES: usize = 100;
+/// What each step does.
+const SCRIPT: &str = r#"printf '{"output": {}}' > "$LOOPY_OUTPUT""#;
+const STACK: &str = "bench";
+/// How long one run on the emulator may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
+    let tools = tools::prepare(workspace)?;
+    let functions = dist::build(workspace, &tools, Arch::host(), None)?;
+    tools.unlock(workspace)?;
+    let loopy = loopy(workspace)?;
+    let folder = tempfile::tempdir_in(&workspace.tools).map_err(Error::file(&workspace.tools))?;
+
+    let local = folder.path().join("local");
+    write_project(&local, "local")?;
+    let mut rows = Vec::new();
+    rows.extend(rows_of(
+        "SQLite",
+        &on_this_machine(&loopy, &local)?,
+        ("4 KiB appended and synced", append_time(folder.path())?),
+        ("sh with the script", script_time(folder.path())?),
+    ));
+
+    let emulator = Emulator::start(workspace, &tools)?;
+    let deployed = folder.path().join("deployed");
+    write_project(&deployed, "daytona")?;
+    let stand_in = StandIn::start(workspace)?;
+    let stack = Stack {
+        loopy: &loopy,
+        emulator: &emulator,
+    };
+    let webhook = stack.deploy(&deployed, &functions, &stand_in)?;
+    let times = stack.runs(&webhook)?;
+    let queue = queue_time(&emulator)?;
+    let function = function_time(&emulator)?;
+    rows.extend(rows_of(
+        "emulator",
+        &times,
+        ("SQS, sent and received", queue),
+        ("warm invocation of `step`", function),
+    ));
+    print_table(
+        &format!("hand-offs, {RUNS} runs of {STEPS} `command` steps that do nothing"),
+        &[
+            "home",
+            "what",
+            "median",
+            "p95",
+            "beside it",
+            "median",
+            "ratio",
+        ],
+        &rows,
+    );
+    Ok(())
+}
+
+/// What is measured of each step but the first.
+#[derive(Default)]
+struct Times {
+    /// From the success of the step before it to its start.
+    handoffs: Vec<Duration>,
+    /// From the success of the step before it to its own.
+    steps: Vec<Duration>,
+}
+
+impl Times {
+    /// Adds those of one run.
+    fn read(&mut self, run: &Value) -> Result<(), Error> {
+        let unreadable = |problem: String| Error::Answer {
+            command: "loopy".to_owned(),
+            problem: format!("{problem}, in {run}"),
+        };
+        let at = |kind: &str, step: usize| {
+            let name = step_name(step);
+            let lines = run["history"].as_array().into_iter().flatten();
+            let found: Vec<&Value> = lines
+                .filter(|line| line["kind"] == kind && line["step"] == name.as_str())
+                .collect();
+            // A second attempt would be measured as if it were the first.
+            let [line] = found.as_slice() else {
+                return Err(unreadable(format!("{name} has {} {kind}", found.len())));
+            };
+            line["at"]
+                .as_str()
+                .and_then(|at| at.parse::<Timestamp>().ok())
+                .ok_or_else(|| unreadable(format!("{name} has no time of {kind}")))
+        };
+        for step in 1..STEPS {
+            let before = at("step_succeeded", step - 1)?;
+            let since = |after: Timestamp| {
+                Duration::try_from(after.duration_since(before))
+                    .map_err(|error| unreadable(error.to_string()))
+            };
+            self.handoffs.push(since(at("step_started", step)?)?);
+            self.steps.push(since(at("step_succeeded", step)?)?);
+        }
+        Ok(())
+    }
+}
+
+fn rows_of(
+    home: &str,
+    times: &Times,
+    handoff_peer: (&str, Duration),
+    step_peer: (&str, Duration),
+) -> [Vec<String>; 2] {
+    [
+        ("hand-off", &times.handoffs, handoff_peer),
+        ("whole step", &times.steps, step_peer),
+    ]
+    .map(|(what, samples, (peer, peer_time))| {
+        let time = median(samples.clone());
+        vec![
+            home.to_owned(),
+            what.to_owned(),
+            ms(time),
+            ms(percentile(samples.clone(), 95)),
+            peer.to_owned(),
+            ms(peer_time),
+            format!("{:.1}", time.as_secs_f64() / peer_time.as_secs_f64()),
+        ]
+    })
+}
+
+fn step_name(step: usize) -> String {
+    format!("step-{step:02}")
+}
+
+/// A chain of steps, begun by an event that a webhook makes.
+fn write_project(root: &Path, provider: &str) -> Result<(), Error> {
+    let write = |path: &Path, content: String| {
+        let folder = path.parent().unwrap_or(root);
+        std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
+        std::fs::write(path, content).map_err(Error::file(path))
+    };
+    write(
+        &root.join("registry.yml"),
+        format!(
+            "sandboxes:\n  Box: {{ provider: {provider} }}\nagents:\n  Shell: {{ harness: command, \
+             sandbox: Box }}\nevents:\n  Go: {{ n: int }}\n"
+        ),
+    )?;
+    write(
+        &root.join("sensors/go.py"),
+        "from loopy import sensor\nfrom loopy.events import Go\n\n\n\
+         @sensor(webhook=\"/hooks/go\", emits=\"Go\", verify=\"none\")\n\
+         def go(request):\n    return Go(n=request.json[\"n\"])\n"
+            .to_owned(),
+    )?;
+    for step in 0..STEPS {
+        let begin = match step.checked_sub(1) {
+            None => "on: Go".to_owned(),
+            Some(before) => format!("after: {}", step_name(before)),
+        };
+        write(
+            &root.join(format!("workflows/chain/{}.md", step_name(step))),
+            format!("---\n{begin}\nagent: Shell\n---\n{SCRIPT}\n"),
+        )?;
+    }
+    Ok(())
+}
+
+/// Runs on SQLite, each in a process that drives it to its end.
+fn on_this_machine(loopy: &Path, project: &Path) -> Result<Times, Error> {
+    let mut times = Times::default();
+    for n in 0..RUNS {
+        let mut trigger = Command::new(loopy);
+        trigger.arg("trigger").arg(project).args([
+            "--event",
+            "Go",
+            "--field",
+            &format!("n={n}"),
+            "--json",
+        ]);
+        let answer = answer(&mut trigger)?;
+        times.read(&answer["runs"][0])?;
+    }
+    Ok(times)
+}
+
+/// Stdout as JSON. Stderr is dropped: it tells of every step.
+fn answer(command: &mut Command) -> Result<Value, Error> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| process::start(command, source))?;
+    if !output.status.success() {
+        return Err(Error::Answer {
+            command: process::line(command),
+            problem: format!(
+                "{}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            ),
+        });
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The least that a commit costs which outlives a power failure.
+fn append_time(folder: &Path) -> Result<Duration, Error> {
+    let path = folder.join("appended");
+    let mut file = File::create(&path).map_err(Error::file(&path))?;
+    let page = [7; 4096];
+    let mut samples = Vec::new();
+    for _ in 0..PEER_SAMPLES {
+        let begin = Instant::now();
+        file.write_all(&page)
+            .and_then(|()| file.sync_data())
+            .map_err(Error::file(&path))?;
+        samples.push(begin.elapsed());
+    }
+    Ok(median(samples))
+}
+
+/// The script alone, in a shell.
+fn script_time(folder: &Path) -> Result<Duration, Error> {
+    let mut samples = Vec::new();
+    for _ in 0..PEER_SAMPLES {
+        let begin = Instant::now();
+        process::run(
+            Command::new("/bin/sh")
+                .args(["-c", SCRIPT])
+                .env("LOOPY_OUTPUT", folder.join("output.json")),
+        )?;
+        samples.push(begin.elapsed());
+    }
+    Ok(median(samples))
+}
+
+/// The stand-in for Daytona; ends when dropped, or when this process does.
+struct StandIn {
+    child: Child,
+    url: String,
+    key: String,
+}
+
+impl StandIn {
+    /// Starts one whose sandboxes take no time of their own to start.
+    fn start(workspace: &Workspace) -> Result<Self, Error> {
+        process::run_beside(workspace.cargo().args([
+            "build",
+            "--release",
+            "--package",
+            "loopy-testkit",
+            "--example",
+            "daytona",
+        ]))?;
+        let mut command = Command::new(workspace.target.join("release/examples/daytona"));
+        command
+            .arg("0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|source| process::start(&command, source))?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .map_err(|source| process::start(&command, source))?;
+        }
+        let mut stand_in = Self {
+            child,
+            url: String::new(),
+            key: String::new(),
+        };
+        let said: Value = serde_json::from_str(&line)?;
+        for (member, value) in [("url", &mut stand_in.url), ("key", &mut stand_in.key)] {
+            said[member]
+                .as_str()
+                .ok_or_else(|| Error::Answer {
+                    command: process::line(&command),
+                    problem: format!("it names no {member}"),
+                })?
+                .clone_into(value);
+        }
+        Ok(stand_in)
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        // It removes its files once its standard input is closed.
+        drop(self.child.stdin.take());
+        let _status = self.child.wait();
+    }
+}
+
+/// The project in a stack on the emulator.
+struct Stack<'a> {
+    loopy: &'a Path,
+    emulator: &'a Emulator,
+}
+
+impl Stack<'_> {
+    /// `loopy` with the emulator as its account and nothing of the caller's.
+    fn loopy(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.loopy);
+        command.args(arguments).args([
+            "--stack",
+            STACK,
+            "--endpoint-url",
+            &self.emulator.endpoint(),
+            "--region",
+            REGION,
+            "--json",
+        ]);
+        command
+            .env_clear()
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+    }
+
+    /// Deploys the project and gives the URL of its webhook.
+    fn deploy(
+        &self,
+        project: &Path,
+        functions: &Path,
+        stand_in: &StandIn,
+    ) -> Result<String, Error> {
+        let mut deploy = self.loopy(&["deploy", "--yes", "--arch", Arch::host().name()]);
+        deploy
+            .arg("--functions")
+            .arg(functions)
+            .arg(project)
+            .env("DAYTONA_API_KEY", &stand_in.key)
+            .env("DAYTONA_API_URL", &stand_in.url);
+        let answer = answer(&mut deploy)?;
+        answer["webhooks"]["go"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Error::Answer {
+                command: process::line(&deploy),
+                problem: format!("it names no webhook: {answer}"),
+            })
+    }
+
+    /// The runs, one after the other.
+    fn runs(&self, webhook: &str) -> Result<Times, Error> {
+        let (address, path) = webhook
+            .strip_prefix("http://")
+            .and_then(|rest| rest.split_at_checked(rest.find('/')?))
+            .ok_or_else(|| Error::Http {
+                url: webhook.to_owned(),
+                problem: "it does not lead to the emulator".to_owned(),
+            })?;
+        let mut times = Times::default();
+        for n in 0..RUNS {
+            let body = json!({ "n": n }).to_string();
+            let response = http::request("POST", address, path, &[], body.as_bytes())?;
+            if response.status != 202 {
+                return Err(unexpected(webhook, &response));
+            }
+            let id = self.until_over(n + 1)?;
+            times.read(&answer(&mut self.loopy(&["runs", "show", &id]))?)?;
+        }
+        Ok(times)
+    }
+
+    /// Waits for the latest of `count` runs and gives its id.
+    fn until_over(&self, count: usize) -> Result<String, Error> {
+        let begin = Instant::now();
+        loop {
+            let listed = answer(&mut self.loopy(&["runs", "list"]))?;
+            if let Some(runs) = listed.as_array()
+                && runs.len() == count
+                && let Some(id) = runs[0]["id"].as_str()
+                && runs[0]["status"] != "running"
+            {
+                return Ok(id.to_owned());
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(Error::Answer {
+                    command: "loopy runs list".to_owned(),
+                    problem: format!("run {count} is not over yet: {listed}"),
+                });
+            }
+            // Seldom, because looking takes time from what is measured.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+/// The way of one message through a queue that nobody else uses.
+fn queue_time(emulator: &Emulator) -> Result<Duration, Error> {
+    let sqs = |action: &str, body: Value| {
+        let headers = [
+            ("Content-Type", "application/x-amz-json-1.0"),
+            ("X-Amz-Target", &*format!("AmazonSQS.{action}")),
+        ];
+        let body = body.to_string();
+        let response = call(emulator, "sqs", "POST", "/", &headers, body.as_bytes())?;
+        Ok::<Value, Error>(serde_json::from_slice(&response.body)?)
+    };
+    let queue = sqs("CreateQueue", json!({ "QueueName": "bench-peer" }))?["QueueUrl"].take();
+    let mut samples = Vec::new();
+    for n in 0..PEER_SAMPLES {
+        let begin = Instant::now();
+        let body = n.to_string();
+        sqs(
+            "SendMessage",
+            json!({ "QueueUrl": queue, "MessageBody": body }),
+        )?;
+        let received = sqs(
+            "ReceiveMessage",
+            json!({ "QueueUrl": queue, "WaitTimeSeconds": 5 }),
+        )?;
+        samples.push(begin.elapsed());
+        if received["Messages"][0]["Body"] != body {
+            return Err(Error::Http {
+                url: emulator.endpoint(),
+                problem: format!("message {n} came back as {received}"),
+            });
+        }
+    }
+    Ok(median(samples))
+}
+
+/// One warm invocation of the stack's own `step`, with nothing to do.
+fn function_time(emulator: &Emulator) -> Result<Duration, Error> {
+    let listed = call(emulator, "lambda", "GET", "/2015-03-31/functions", &[], b"")?;
+    let listed: Value = serde_json::from_slice(&listed.body)?;
+    let name = listed["Functions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|function| function["FunctionName"].as_str())
+        .find(|name| name.starts_with(&format!("{STACK}-Step")))
+        .ok_or_else(|| Error::Http {
+            url: emulator.endpoint(),
+            problem: format!("no function of {STACK} is called Step: {listed}"),
+        })?;
+    invoke_time(emulator, "step", name)?;
+    let samples = (0..PEER_SAMPLES)
+        .map(|_| invoke_time(emulator, "step", name))
+        .collect::<Result<_, _>>()?;
+    Ok(median(samples))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// Each step starts 2 ms after the one before it succeeded and takes 10 ms.
+    fn history() -> Vec<Value> {
+        (0..STEPS)
+            .flat_map(|step| {
+                let begin = 12 * step;
+                [("step_started", begin), ("step_succeeded", begin + 10)].map(|(kind, at)| {
+                    let at = format!("2026-01-01T00:00:00.{at:03}Z");
+                    json!({ "kind": kind, "step": step_name(step), "attempt": 1, "at": at })
+                })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn times_are_taken_from_the_success_of_the_step_before() {
+        let mut times = Times::default();
+        times.read(&json!({ "history": history() })).unwrap();
+        let all = |millis| vec![Duration::from_millis(millis); STEPS - 1];
+        assert_eq!(times.handoffs, all(2));
+        assert_eq!(times.steps, all(12));
+    }
+
+    #[test]
+    fn a_step_that_was_tried_twice_or_is_not_over_is_no_measurement() {
+        let mut twice = history();
+        twice.push(twice[2].clone());
+        let mut unfinished = history();
+        unfinished.pop();
+        for history in [twice, unfinished] {
+            let run = json!({ "history": history });
+            assert!(Times::default().read(&run).is_err());
+        }
+    }
+}
