@@ -405,7 +405,7 @@ async fn a_signed_delivery_starts_runs_once() {
     with_sensor_code(&project);
     std::fs::write(
         project.path().join("loopy.env"),
-        "GITHUB_WEBHOOK_SECRET=s3 old\n",
+        "GITHUB_WEBHOOK_SECRET=s3\n",
     )
     .unwrap();
     let mut manifest = cascade_manifest("ok", "ok");

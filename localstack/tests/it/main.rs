@@ -1,0 +1,10 @@
+//! A project from its folder to a stack on an AWS-compatible endpoint, and what
+//! it does there; and the same project on one machine.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod around;
+mod deployed;
+mod here;
+mod plain;
+mod stack;
+mod story;

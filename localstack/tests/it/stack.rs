@@ -1,0 +1,104 @@
+//! A deployed stack as a test sees it: through the command and the queues.
+
+use crate::around::Account;
+use loopy_localstack::{Loopy, eventually, prepared};
+use serde_json::Value;
+use std::process::Output;
+use std::time::Duration;
+
+/// The stack's name; each test has an account of its own.
+pub(crate) const STACK: &str = "reviews";
+
+/// How long anything may take on a busy machine.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+/// A deployed stack and who works with it.
+pub(crate) struct Deployed {
+    pub(crate) account: Account,
+    pub(crate) loopy: Loopy,
+}
+
+impl Deployed {
+    /// An account without a stack.
+    pub(crate) fn nothing() -> Self {
+        let account = Account::new();
+        let loopy = account.loopy();
+        Self { account, loopy }
+    }
+
+    /// The arguments that lead a command here.
+    pub(crate) fn place(&self) -> [&str; 4] {
+        ["--stack", STACK, "--endpoint-url", &self.account.endpoint]
+    }
+
+    pub(crate) fn deploy(&self, project: &str, more: &[&str]) -> Output {
+        let functions = prepared("LOOPY_TEST_DIST").unwrap();
+        let mut arguments = vec!["deploy", project, "--stack", STACK];
+        arguments.extend(["--functions", &functions]);
+        arguments.extend(["--endpoint-url", &self.account.endpoint]);
+        arguments.extend(more);
+        self.loopy.run(&arguments).unwrap()
+    }
+
+    pub(crate) fn runs(&self, arguments: &[&str]) -> Value {
+        let mut all = vec!["runs"];
+        all.extend(arguments);
+        all.extend(["--stack", STACK, "--json"]);
+        all.extend(["--endpoint-url", &self.account.endpoint]);
+        self.loopy.json(&all).unwrap()
+    }
+
+    /// All there is about a run of a listing.
+    pub(crate) fn show(&self, run: &Value) -> Value {
+        self.runs(&["show", run["id"].as_str().unwrap()])
+    }
+
+    /// Waits until there are so many runs, all of them over.
+    pub(crate) async fn runs_over(&self, count: usize) -> Vec<Value> {
+        eventually("the runs to end", LONG, async || {
+            let runs = self.runs(&["list"]);
+            let runs = runs.as_array().unwrap();
+            let over = runs.iter().all(|run| run["status"] != "running");
+            if runs.len() >= count && over {
+                return Ok(runs.clone());
+            }
+            let shown = runs.iter().map(|run| self.show(run).to_string());
+            Err(shown.collect::<Vec<_>>().join("\n"))
+        })
+        .await
+        .unwrap()
+    }
+
+    /// An output of the stack.
+    pub(crate) fn output(&self, name: &str) -> String {
+        let found = self.account.aws(&[
+            "cloudformation",
+            "describe-stacks",
+            "--stack-name",
+            STACK,
+            "--query",
+            "Stacks[0].Outputs",
+        ]);
+        let outputs = found.as_array().unwrap();
+        let output = outputs.iter().find(|output| output["OutputKey"] == name);
+        output.unwrap()["OutputValue"].as_str().unwrap().to_owned()
+    }
+
+    /// How many messages wait in the queue, in flight included.
+    pub(crate) fn waiting(&self, output: &str) -> u64 {
+        let url = self.output(output);
+        let found = self.account.aws(&[
+            "sqs",
+            "get-queue-attributes",
+            "--queue-url",
+            &url,
+            "--attribute-names",
+            "All",
+        ]);
+        let attribute =
+            |name: &str| -> u64 { found["Attributes"][name].as_str().unwrap().parse().unwrap() };
+        attribute("ApproximateNumberOfMessages")
+            + attribute("ApproximateNumberOfMessagesNotVisible")
+            + attribute("ApproximateNumberOfMessagesDelayed")
+    }
+}
