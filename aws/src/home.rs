@@ -85,6 +85,11 @@ impl Home {
         Assets::new(s3_client(&self.config), Arc::clone(&self.environment))
     }
 
+    /// The queues, for what only a receiver does.
+    pub fn queues(&self) -> &SqsQueues {
+        &self.queues
+    }
+
     /// Secret values.
     pub fn secrets(&self) -> SecretsManager {
         SecretsManager::new(

@@ -32,6 +32,29 @@ impl SqsQueues {
             environment,
         }
     }
+
+    /// Has a received message come again after `delay`, in place of the queue's
+    /// visibility time. `receipt` is the handle it was received with.
+    ///
+    /// # Errors
+    /// When SQS refuses; the message then comes again when its time is over.
+    pub async fn come_again(
+        &self,
+        queue: QueueName,
+        receipt: &str,
+        delay: Duration,
+    ) -> Result<(), PortError> {
+        let seconds = i32::try_from(delay.as_secs()).unwrap_or(i32::MAX);
+        self.client
+            .change_message_visibility()
+            .queue_url(self.environment.queue_url(queue)?)
+            .receipt_handle(receipt)
+            .visibility_timeout(seconds)
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| failed(format!("have a message of {queue} come again"), &error))
+    }
 }
 
 #[async_trait]

@@ -8,6 +8,7 @@ use loopy_contract::ids::RunId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// The queues every home has; each has a dead-letter queue of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,6 +43,24 @@ impl fmt::Display for QueueName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// How often a message is received at most; one that fails that often is
+/// dead-lettered.
+pub const MAX_RECEIVES: u32 = 5;
+
+/// How long a message rests after its `receives`-th failure (counted from 1):
+/// short first, as most trouble passes in an instant, and over six minutes in
+/// all, to outlast a service that restarts. After the last there is nothing to
+/// wait for.
+pub fn redelivery_delay(receives: u32) -> Duration {
+    Duration::from_secs(match receives {
+        0 | 1 => 1,
+        2 => 10,
+        3 => 60,
+        4 => 300,
+        MAX_RECEIVES.. => 0,
+    })
 }
 
 /// A message, by what it asks for. On a queue it is this type's JSON.

@@ -20,10 +20,13 @@ use std::sync::Arc;
 /// # Errors
 /// What keeps the function from starting, or the loss of the Lambda runtime.
 pub async fn serve_queue(queue: QueueName, needs: Needs) -> Result<(), Error> {
-    let engine = start::engine(needs).await?;
+    let (engine, home) = start::begin(needs).await?;
     lambda_runtime::run(service_fn(move |event: LambdaEvent<batch::Batch>| {
-        let engine = Arc::clone(&engine);
-        async move { Ok::<_, Error>(batch::process(&engine, queue, event.payload).await) }
+        let (engine, home) = (Arc::clone(&engine), home.clone());
+        async move {
+            let failures = batch::process(&engine, home.queues(), queue, event.payload).await;
+            Ok::<_, Error>(failures)
+        }
     }))
     .await
 }
@@ -54,7 +57,7 @@ async fn serve_url<F>(needs: Needs, answer: F) -> Result<(), Error>
 where
     F: AsyncFn(&Engine, url::Request) -> Answer + Clone,
 {
-    let engine = start::engine(needs).await?;
+    let (engine, _) = start::begin(needs).await?;
     lambda_runtime::run(service_fn(move |event: LambdaEvent<url::Event>| {
         let (engine, answer) = (Arc::clone(&engine), answer.clone());
         async move {

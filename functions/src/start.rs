@@ -46,21 +46,21 @@ pub enum StartError {
     Port(#[from] PortError),
 }
 
-/// Begins to log and makes the engine of this function.
+/// Begins to log and makes the engine of this function, and its home.
 ///
 /// # Errors
 /// [`StartError`], which is logged too: Lambda itself shows only that the
 /// process ended.
-pub async fn engine(needs: Needs) -> Result<Arc<Engine>, StartError> {
+pub async fn begin(needs: Needs) -> Result<(Arc<Engine>, Home), StartError> {
     logs::begin();
     let started = make_engine(needs).await;
     if let Err(error) = &started {
         tracing::error!(%error, "the function cannot start");
     }
-    started.map(Arc::new)
+    started.map(|(engine, home)| (Arc::new(engine), home))
 }
 
-async fn make_engine(needs: Needs) -> Result<Engine, StartError> {
+async fn make_engine(needs: Needs) -> Result<(Engine, Home), StartError> {
     let home = Home::of_process().await?;
     for name in needs.variables {
         home.environment().required(name)?;
@@ -70,7 +70,8 @@ async fn make_engine(needs: Needs) -> Result<Engine, StartError> {
     }
     let secrets: Arc<dyn Secrets> = Arc::new(home.secrets());
     let sandboxes = providers(&home, &secrets, needs.sandboxes)?;
-    Ok(Engine::new(home.ports(secrets, Arc::new(sandboxes))?))
+    let engine = Engine::new(home.ports(secrets, Arc::new(sandboxes))?);
+    Ok((engine, home))
 }
 
 fn providers(

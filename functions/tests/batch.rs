@@ -1,7 +1,14 @@
 //! A batch over an AWS-compatible endpoint: what cannot be processed is buried,
 //! what fails for a passing reason is named, and neither hides the other.
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "tests")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
 
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use loopy_aws::env::{Environment, var};
 use loopy_aws::{Connection, Home, SystemClock};
 use loopy_engine::Engine;
@@ -10,6 +17,22 @@ use loopy_functions::batch::{Batch, process};
 use loopy_sandbox::Providers;
 use serde_json::json;
 use std::sync::Arc;
+
+/// What is in the queue now, or comes within seconds.
+async fn receive(queues: &Client, url: &str) -> Vec<Message> {
+    for _ in 0..20 {
+        let received = queues
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(10)
+            .wait_time_seconds(1);
+        let messages = received.send().await.unwrap().messages.unwrap_or_default();
+        if !messages.is_empty() {
+            return messages;
+        }
+    }
+    panic!("nothing came to {url}");
+}
 
 #[tokio::test]
 async fn only_messages_that_failed_come_again() {
@@ -44,9 +67,30 @@ async fn only_messages_that_failed_come_again() {
         .queue_url
         .unwrap();
 
+    let steps = queues
+        .create_queue()
+        .queue_name("steps")
+        .attributes(QueueAttributeName::VisibilityTimeout, "600")
+        .send()
+        .await
+        .unwrap()
+        .queue_url
+        .unwrap();
+    let turn = json!({"kind": "handoff", "run": "greet-1", "step": "build", "attempt": 1});
+    queues
+        .send_message()
+        .queue_url(&steps)
+        .message_body(turn.to_string())
+        .send()
+        .await
+        .unwrap();
+    let received = receive(&queues, &steps).await;
+    let receipt = received[0].receipt_handle().unwrap();
+
     // There is no such table, so a turn cannot be taken now.
     let environment: Environment = [
         (var::TABLE, "no-such-table"),
+        (var::queue(QueueName::Steps), steps.as_str()),
         (var::dead_letter_queue(QueueName::Steps), dead.as_str()),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -58,29 +102,25 @@ async fn only_messages_that_failed_come_again() {
         .unwrap();
     let engine = Engine::new(ports);
 
-    let turn = json!({"kind": "handoff", "run": "greet-1", "step": "build", "attempt": 1});
     let batch: Batch = serde_json::from_value(json!({"Records": [
         {"messageId": "1", "receiptHandle": "r", "body": "not json", "eventSource": "aws:sqs"},
-        {"messageId": "2", "receiptHandle": "r", "body": turn.to_string()},
+        {"messageId": "2", "receiptHandle": receipt, "body": turn.to_string(),
+         "attributes": {"ApproximateReceiveCount": "1", "SenderId": "x"}},
         {"messageId": "3", "receiptHandle": "r", "body": "{\"kind\": \"unknown\"}"},
     ]}))
     .unwrap();
-    let failures = process(&engine, QueueName::Steps, batch).await;
+    let failures = process(&engine, home.queues(), QueueName::Steps, batch).await;
     assert_eq!(
         serde_json::to_value(failures).unwrap(),
         json!({"batchItemFailures": [{"itemIdentifier": "2"}]})
     );
 
-    let buried = queues
-        .receive_message()
-        .queue_url(&dead)
-        .max_number_of_messages(10);
-    let mut bodies: Vec<String> = buried
-        .send()
+    // It does not rest for the ten minutes that the queue would give it.
+    let again = receive(&queues, &steps).await;
+    assert_eq!(again[0].body(), Some(turn.to_string().as_str()));
+
+    let mut bodies: Vec<String> = receive(&queues, &dead)
         .await
-        .unwrap()
-        .messages
-        .unwrap_or_default()
         .into_iter()
         .filter_map(|message| message.body)
         .collect();

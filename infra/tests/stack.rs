@@ -231,7 +231,7 @@ fn every_queue_waits_six_times_its_functions_timeout() {
         );
         assert_eq!(
             resources[queue]["Properties"]["RedrivePolicy"]["maxReceiveCount"],
-            json!(5)
+            json!(loopy_engine::message::MAX_RECEIVES)
         );
         found += 1;
     }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use loopy_contract::event::Event;
 use loopy_contract::ids::RunId;
 use loopy_contract::manifest::{Manifest, SensorTrigger};
-use loopy_engine::message::QueueName;
+use loopy_engine::message::{QueueName, redelivery_delay};
 use loopy_engine::ports::{
     Clock, Manifests, PortError, Ports, SandboxState, Sandboxes, Secrets, Store,
 };
@@ -508,7 +508,7 @@ impl Inner {
                 None => self.queue.ack(message.id).await,
                 Some(why) => {
                     self.queue
-                        .release(&message, backoff(message.receives), why)
+                        .release(&message, redelivery_delay(message.receives), why)
                         .await
                 }
             };
@@ -620,12 +620,6 @@ async fn pause(length: Duration, stop: &mut watch::Receiver<bool>) -> bool {
         _ = stop.changed() => {}
     }
     !*stop.borrow()
-}
-
-/// How long a message rests after its `receives`-th failure: 1, 5, 25, 60 s.
-fn backoff(receives: u32) -> Duration {
-    let seconds = 5_u64.saturating_pow(receives.saturating_sub(1)).min(60);
-    Duration::from_secs(seconds)
 }
 
 /// Refuses what would let strangers in, or keep a sandbox from reporting.

@@ -4,17 +4,13 @@
 use crate::db::{Db, DbError};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use loopy_engine::message::{Message, QueueName};
+use loopy_engine::message::{MAX_RECEIVES, Message, QueueName};
 use loopy_engine::ports::{Clock, PortError, Queues, Timers};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-
-/// A message that was received this often is dead-lettered instead of
-/// delivered again.
-pub const MAX_RECEIVES: u32 = 5;
 
 /// The queues and timers of the home on one machine.
 #[derive(Clone)]

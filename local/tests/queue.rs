@@ -6,10 +6,10 @@ mod common;
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::RunId;
 use loopy_engine::memory::ManualClock;
-use loopy_engine::message::{Message, QueueName};
+use loopy_engine::message::{MAX_RECEIVES, Message, QueueName};
 use loopy_engine::ports::{Clock, Queues, Timers};
 use loopy_local::db::Db;
-use loopy_local::queue::{MAX_RECEIVES, SqliteQueue};
+use loopy_local::queue::SqliteQueue;
 use std::sync::Arc;
 use std::time::Duration;
 

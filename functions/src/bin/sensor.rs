@@ -10,6 +10,7 @@ const NEEDS: Needs = Needs {
         var::ASSETS_BUCKET,
         var::MANIFEST,
         var::BUS,
+        var::queue(QueueName::Deliveries),
         var::dead_letter_queue(QueueName::Deliveries),
     ],
     maybe_empty: &[var::SENSOR_PYTHON],

@@ -9,6 +9,7 @@ const NEEDS: Needs = Needs {
         var::TABLE,
         var::ASSETS_BUCKET,
         var::MANIFEST,
+        var::queue(QueueName::Events),
         var::queue(QueueName::Steps),
         var::dead_letter_queue(QueueName::Events),
     ],

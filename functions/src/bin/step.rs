@@ -9,6 +9,7 @@ const NEEDS: Needs = Needs {
         var::TABLE,
         var::ASSETS_BUCKET,
         var::RUNNER,
+        var::BUS,
         var::queue(QueueName::Steps),
         var::queue(QueueName::Watch),
         var::dead_letter_queue(QueueName::Steps),

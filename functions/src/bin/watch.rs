@@ -8,6 +8,7 @@ const NEEDS: Needs = Needs {
     variables: &[
         var::TABLE,
         var::ASSETS_BUCKET,
+        var::BUS,
         var::queue(QueueName::Steps),
         var::queue(QueueName::Watch),
         var::dead_letter_queue(QueueName::Watch),
