@@ -11,8 +11,6 @@ pub mod var {
     pub const TABLE: &str = "LOOPY_TABLE";
     /// Name of the bucket with manifests, files and binaries.
     pub const ASSETS_BUCKET: &str = "LOOPY_ASSETS_BUCKET";
-    /// Name of the bucket for state that outgrows the table.
-    pub const STATE_BUCKET: &str = "LOOPY_STATE_BUCKET";
     /// Hash of the manifest that new runs begin with.
     pub const MANIFEST: &str = "LOOPY_MANIFEST";
     /// SHA-256 of the runner's binary.

@@ -1,5 +1,5 @@
-//! Takes a stack down. What is retained stays and is named: run state, the
-//! state bucket, and the assets bucket, which other stacks may share.
+//! Takes a stack down. What is retained stays and is named: run state,
+//! and the assets bucket, which other stacks may share.
 
 use crate::deploy::{DeployError, check_name, describe, outputs};
 use crate::events::{self, Progress};
@@ -43,7 +43,6 @@ impl Target {
     pub fn kept(&self) -> Vec<(&'static str, String)> {
         [
             ("run state, the table", "Table"),
-            ("large run state, the bucket", "StateBucket"),
             ("uploaded assets, the bucket", "AssetsBucket"),
         ]
         .into_iter()
