@@ -2,6 +2,7 @@
 //! HTTP client that all of them share.
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::ResponseChecksumValidation;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
@@ -76,10 +77,13 @@ fn http_client() -> aws_smithy_runtime_api::client::http::SharedHttpClient {
 }
 
 /// The S3 client. Buckets go into the path on an endpoint other than AWS's, as
-/// names like `bucket.localhost` need not resolve there.
+/// names like `bucket.localhost` need not resolve there. What is read is checked
+/// against its own hash, so S3's checksums are left aside: an object that came
+/// in parts has one that cannot be checked, and each read would warn of it.
 pub fn s3_client(config: &SdkConfig) -> aws_sdk_s3::Client {
-    let builder =
-        aws_sdk_s3::config::Builder::from(config).force_path_style(config.endpoint_url().is_some());
+    let builder = aws_sdk_s3::config::Builder::from(config)
+        .force_path_style(config.endpoint_url().is_some())
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 

@@ -1,30 +1,22 @@
 //! The events that come with Loopy: what `Github.*` and `Sentry.*` hold and
 //! which webhook they arrive at.
 
-use crate::diagnostic::{Code, Report};
-use crate::registry::{Entry, RegistryDraft};
-use crate::sensor::SensorDraft;
-use crate::step::{TriggerDraft, Workflows};
-use crate::types::Fields;
-use loopy_contract::manifest::{
-    Contract, Sensor, SensorSource, SensorTrigger, Trigger, VerifyScheme,
-};
+use loopy_contract::manifest::{Contract, VerifyScheme};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 /// A service with built-in events.
-struct Provider {
+pub(crate) struct Provider {
     /// What its events' names start with, dot included.
-    prefix: &'static str,
-    name: &'static str,
-    path: &'static str,
-    verify: VerifyScheme,
-    events: &'static [BuiltIn],
+    pub(crate) prefix: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) verify: VerifyScheme,
+    pub(crate) events: &'static [BuiltIn],
 }
 
-struct BuiltIn {
+pub(crate) struct BuiltIn {
     /// The name behind the prefix.
-    name: &'static str,
+    pub(crate) name: &'static str,
     fields: &'static [(&'static str, Kind)],
 }
 
@@ -147,6 +139,19 @@ const PROVIDERS: [Provider; 2] = [
     },
 ];
 
+impl BuiltIn {
+    /// What the event holds.
+    pub(crate) fn contract(&self) -> Contract {
+        let fields = self.fields.iter();
+        Contract {
+            fields: fields
+                .map(|(name, kind)| ((*name).to_owned(), kind.schema()))
+                .collect(),
+            ..Contract::default()
+        }
+    }
+}
+
 impl Kind {
     fn schema(self) -> Value {
         match self {
@@ -166,7 +171,8 @@ pub(crate) fn namespace(event: &str) -> Option<&'static str> {
     provider(event).map(|provider| provider.prefix)
 }
 
-fn provider(event: &str) -> Option<&'static Provider> {
+/// The service whose namespace the event lies in.
+pub(crate) fn provider(event: &str) -> Option<&'static Provider> {
     PROVIDERS
         .iter()
         .find(|provider| event.starts_with(provider.prefix))
@@ -182,82 +188,4 @@ pub(crate) fn scheme_of_path(path: &str) -> Option<VerifyScheme> {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
         .map(|provider| provider.verify)
-}
-
-/// Registers each built-in event that a trigger names, with the sensor that
-/// makes it.
-pub(crate) fn inject(
-    workflows: &Workflows,
-    registry: &mut RegistryDraft,
-    sensors: &mut Vec<SensorDraft>,
-    report: &mut Report,
-) {
-    let mut wanted = BTreeMap::new();
-    for step in workflows.steps() {
-        let TriggerDraft::Read(Trigger::Event { event }, span) = &step.trigger else {
-            continue;
-        };
-        let Some(provider) = provider(event) else {
-            continue;
-        };
-        let name = event.strip_prefix(provider.prefix).unwrap_or_default();
-        match provider.events.iter().find(|builtin| builtin.name == name) {
-            Some(builtin) => {
-                wanted.entry(event.clone()).or_insert((
-                    provider,
-                    builtin,
-                    step.file.clone(),
-                    *span,
-                ));
-            }
-            None => {
-                let names: Vec<String> = provider
-                    .events
-                    .iter()
-                    .map(|builtin| format!("{}{}", provider.prefix, builtin.name))
-                    .collect();
-                report
-                    .add(
-                        Code::E112,
-                        &step.file,
-                        *span,
-                        format!("there is no built-in event `{event}`"),
-                    )
-                    .hint(format!("the built-in events are {}", names.join(", ")));
-            }
-        }
-    }
-    for (event, (provider, builtin, file, span)) in wanted {
-        let fields = builtin
-            .fields
-            .iter()
-            .map(|(name, kind)| ((*name).to_owned(), kind.schema()));
-        let contract = Contract {
-            fields: fields.collect(),
-            ..Contract::default()
-        };
-        registry.events.entries.insert(
-            event.clone(),
-            Entry {
-                span,
-                body: Fields::of(contract),
-            },
-        );
-        sensors.push(SensorDraft {
-            sensor: Sensor {
-                name: format!("builtin:{event}"),
-                trigger: SensorTrigger::Webhook {
-                    path: provider.path.to_owned(),
-                    verify: Some(provider.verify),
-                },
-                emits: event,
-                source: SensorSource::Builtin,
-                provider: Some(provider.name.to_owned()),
-                module: None,
-                function: None,
-            },
-            file,
-            span,
-        });
-    }
 }

@@ -7,6 +7,7 @@
 //! holds between them, and at last puts the manifest together.
 
 mod assemble;
+mod builtin;
 mod catalogue;
 mod cron;
 mod diagnostic;
@@ -70,7 +71,7 @@ pub fn compile(sources: &Sources) -> Compilation {
     workflow::check(&workflows, &mut report);
     // Before the built-in events are registered: sensors may not emit those.
     sensor::check(&sensors, &registry, &mut report);
-    catalogue::inject(&workflows, &mut registry, &mut sensors.drafts, &mut report);
+    builtin::inject(&workflows, &mut registry, &mut sensors.drafts, &mut report);
     reference::check_bodies(&workflows, &registry, &mut report);
     reference::check_steps(&workflows, &registry, &mut report);
     reference::check_registry(&workflows, &registry, &skills, &mut report);

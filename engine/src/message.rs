@@ -1,7 +1,7 @@
 //! What travels through the queues. A message names its cause; all else is in
 //! the run it names, so a message can be delivered late, twice or out of order.
 
-use crate::ports::SandboxRef;
+use crate::run::SandboxRef;
 use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::RunId;

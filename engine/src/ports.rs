@@ -2,7 +2,7 @@
 //! one implement these and nothing else; the engine knows no home.
 
 use crate::message::{Message, QueueName};
-use crate::run::{Run, RunSummary};
+use crate::run::{Run, RunSummary, SandboxRef};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use loopy_contract::event::Event;
@@ -168,15 +168,6 @@ pub struct LaunchSpec {
     pub token: String,
     /// How long the attempt may live.
     pub time_limit: Duration,
-}
-
-/// A launched sandbox, as the run remembers it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxRef {
-    /// `local`, `daytona`, …
-    pub provider: String,
-    /// The provider's id for it.
-    pub id: String,
 }
 
 /// How far a launch has come.

@@ -2,7 +2,6 @@
 //! committed but not yet known to be performed. A run is data; nothing is
 //! replayed to rebuild it.
 
-use crate::ports::SandboxRef;
 use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::{ManifestHash, RunId};
@@ -205,6 +204,15 @@ pub struct Attempt {
     pub failure: Option<Failure>,
     /// Where it worked, once launched.
     pub sandbox: Option<SandboxRef>,
+}
+
+/// A launched sandbox, as the run remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRef {
+    /// `local`, `daytona`, …
+    pub provider: String,
+    /// The provider's id for it.
+    pub id: String,
 }
 
 /// A line that answers "why did this run, wait, skip or stop?".

@@ -2,9 +2,9 @@
 //! clock, no randomness. An input that does not fit the step's state (it came
 //! twice, or too late) changes nothing.
 
-use crate::ports::SandboxRef;
 use crate::run::{
-    Attempt, Effect, HistoryLine, Pending, RUN_SCHEMA, Run, RunStatus, StepRun, StepState,
+    Attempt, Effect, HistoryLine, Pending, RUN_SCHEMA, Run, RunStatus, SandboxRef, StepRun,
+    StepState,
 };
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::event::{Event, Source};

@@ -16,9 +16,10 @@ use loopy_engine::memory::{
 };
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{
-    Bus, Clock, Launch, LaunchError, LaunchSpec, PortError, Ports, Queues, RunFilter, SandboxRef,
-    SandboxState, Sandboxes, Sensed, SensorCall, SensorCode, SensorError, Store, Timers,
+    Bus, Clock, Launch, LaunchError, LaunchSpec, PortError, Ports, Queues, RunFilter, SandboxState,
+    Sandboxes, Sensed, SensorCall, SensorCode, SensorError, Store, Timers,
 };
+use loopy_engine::run::SandboxRef;
 use loopy_engine::run::{Run, RunStatus, StepState};
 use loopy_engine::{Engine, ReportRequest, WebhookRequest};
 use serde_json::{Map, Value, json};

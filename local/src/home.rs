@@ -1,6 +1,5 @@
 //! The home itself: opens a project's state under its lock, wires the engine to
-//! it, and drives the queues until told to stop. Idle it sleeps, but for a
-//! glance at the database a few times a second.
+//! it, and serves until told to stop.
 
 use crate::bus::LocalBus;
 use crate::clock::SystemClock;
@@ -8,52 +7,35 @@ use crate::db::{Db, DbError};
 use crate::http;
 use crate::lock::ProjectLock;
 use crate::manifests::{KeepError, LocalManifests};
-use crate::queue::{Claimed, SqliteQueue};
+use crate::queue::SqliteQueue;
 use crate::schedules::Schedules;
 use crate::secrets::LocalSecrets;
 use crate::sensor_code::{PythonSensors, TIME_LIMIT};
 use crate::state::State;
 use crate::store::{self, SqliteStore};
+use crate::worker::Worker;
 use async_trait::async_trait;
 use bytes::Bytes;
 use loopy_contract::event::Event;
-use loopy_contract::ids::RunId;
 use loopy_contract::manifest::{Manifest, SensorTrigger};
-use loopy_engine::message::{QueueName, redelivery_delay};
-use loopy_engine::ports::{
-    Clock, Manifests, PortError, Ports, SandboxState, Sandboxes, Secrets, Store,
-};
-use loopy_engine::run::StepState;
-use loopy_engine::{Answer, Engine, ReportRequest, SubmitError, WebhookRequest, unsupported};
+use loopy_engine::message::QueueName;
+use loopy_engine::ports::{Clock, Manifests, PortError, Ports, Sandboxes, Secrets, Store};
+use loopy_engine::{Engine, SubmitError, unsupported};
 use loopy_sandbox::Providers;
 use loopy_sandbox::daytona::{self, API_KEY, Daytona, RunnerBinary};
 use loopy_sandbox::local::{self, Local, LocalConfig};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
-
-/// Messages of one queue that are worked on at the same time.
-const CONCURRENCY: usize = 32;
-
-/// The longest sleep of a worker: the wall clock may be set, or the machine
-/// suspended, while a timer of the process knows nothing of it.
-const NAP: Duration = Duration::from_secs(15);
-
-/// How often messages from another process are looked for.
-const GLANCE: Duration = Duration::from_millis(200);
-
-/// How often running sandboxes are looked after. One that is gone is reported
-/// the second time, so that a result on its way gets there first.
-const CARE: Duration = Duration::from_secs(1);
 
 /// How long work that has begun may take to finish once told to stop.
 const FINISH: Duration = Duration::from_secs(10);
@@ -177,7 +159,7 @@ pub enum OpenError {
 
 /// A project that this process, and no other, drives.
 pub struct LocalHome {
-    inner: Arc<Inner>,
+    worker: Arc<Worker>,
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -270,7 +252,7 @@ impl LocalHome {
             clock: Arc::clone(&clock),
         });
         let unsettled = store::unsettled(&(&db).into()).await?;
-        let inner = Inner {
+        let worker = Worker {
             _lock: lock,
             dir,
             db,
@@ -285,7 +267,7 @@ impl LocalHome {
             troubled: Mutex::new(unsettled.into_iter().collect()),
         };
         Ok(Self {
-            inner: Arc::new(inner),
+            worker: Arc::new(worker),
             listener,
             address,
         })
@@ -298,7 +280,7 @@ impl LocalHome {
 
     /// A reader of the state; it stays good while the home serves.
     pub fn state(&self) -> State {
-        State::of(&self.inner.dir, &self.inner.db)
+        State::of(&self.worker.dir, &self.worker.db)
     }
 
     /// Checks an event and puts it on the bus; its runs move once the home
@@ -307,7 +289,7 @@ impl LocalHome {
     /// # Errors
     /// As [`Engine::submit`].
     pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
-        self.inner.engine.submit(event).await
+        self.worker.engine.submit(event).await
     }
 
     /// Drives runs, answers HTTP and fires schedules until `shutdown` resolves.
@@ -315,7 +297,7 @@ impl LocalHome {
     /// next takes their results.
     pub async fn serve<S: Future<Output = ()>>(self, shutdown: S) {
         let Self {
-            inner,
+            worker,
             listener,
             address,
         } = self;
@@ -323,18 +305,18 @@ impl LocalHome {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for queue in QueueName::ALL {
-            tasks.spawn(Arc::clone(&inner).work(queue, stopped.clone()));
+            tasks.spawn(Arc::clone(&worker).work(queue, stopped.clone()));
         }
-        tasks.spawn(Arc::clone(&inner).glance(stopped.clone()));
-        tasks.spawn(Arc::clone(&inner).care(stopped.clone()));
+        tasks.spawn(Arc::clone(&worker).glance(stopped.clone()));
+        tasks.spawn(Arc::clone(&worker).care(stopped.clone()));
         let schedules = Schedules {
-            queue: inner.queue.clone(),
-            store: Arc::clone(&inner.store),
-            clock: Arc::clone(&inner.clock),
+            queue: worker.queue.clone(),
+            store: Arc::clone(&worker.store),
+            clock: Arc::clone(&worker.clock),
             stop: stopped.clone(),
         };
-        schedules.spawn(&inner.manifest, &mut tasks);
-        let router = http::router(Arc::clone(&inner));
+        schedules.spawn(&worker.manifest, &mut tasks);
+        let router = http::router(Arc::clone(&worker));
         let mut http_stop = stopped;
         tasks.spawn(async move {
             let until = async move {
@@ -353,273 +335,15 @@ impl LocalHome {
         stop.send_replace(true);
         let all = async {
             while tasks.join_next().await.is_some() {}
-            inner.drain(QueueName::Watch).await;
+            worker.drain(QueueName::Watch).await;
         };
         if tokio::time::timeout(FINISH, all).await.is_ok() {
-            inner.settle().await;
+            worker.settle().await;
         } else {
             // Cut off between commit and ack: the next process goes on with it.
             tracing::warn!("some work did not finish in time; it will be taken up again");
         }
     }
-}
-
-/// What the loops and the HTTP server share.
-pub(crate) struct Inner {
-    _lock: ProjectLock,
-    dir: PathBuf,
-    db: Db,
-    queue: SqliteQueue,
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    sandboxes: Arc<dyn Sandboxes>,
-    engine: Engine,
-    manifest: Manifest,
-    /// Held for reading while an input is applied; whoever can hold it for
-    /// writing knows that every effect committed so far was performed.
-    gate: RwLock<()>,
-    /// Something was committed since that was last recorded.
-    moved: AtomicBool,
-    /// Runs with effects that no message will perform: a process died, or a
-    /// port failed, after the commit.
-    troubled: Mutex<BTreeSet<RunId>>,
-}
-
-impl Inner {
-    pub(crate) async fn healthy(&self) -> Result<(), DbError> {
-        self.db.data_version().await.map(|_| ())
-    }
-
-    pub(crate) async fn webhook(&self, request: WebhookRequest) -> Answer {
-        self.engine.webhook(request).await
-    }
-
-    pub(crate) async fn report(&self, request: ReportRequest) -> Answer {
-        let _applying = self.gate.read().await;
-        self.moved.store(true, Ordering::Release);
-        let run = request.path.split('/').nth(3).map(RunId::from);
-        let answer = self.engine.report(request).await;
-        if answer.status >= 500
-            && let Some(run) = run
-        {
-            self.troubled().insert(run);
-        }
-        answer
-    }
-
-    fn troubled(&self) -> MutexGuard<'_, BTreeSet<RunId>> {
-        self.troubled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Works on one queue.
-    async fn work(self: Arc<Self>, queue: QueueName, mut stop: watch::Receiver<bool>) {
-        let mut enqueued = self.queue.enqueued(queue);
-        let mut tasks = JoinSet::new();
-        loop {
-            while tasks.try_join_next().is_some() {}
-            if *stop.borrow_and_update() {
-                break;
-            }
-            // What comes from here on wakes the sleep below.
-            enqueued.mark_unchanged();
-            let free = CONCURRENCY.saturating_sub(tasks.len());
-            let mut nap = NAP;
-            if free > 0 {
-                match self.claim(queue, free).await {
-                    Ok((messages, next)) => {
-                        let full = messages.len() == free;
-                        for message in messages {
-                            tasks.spawn(Arc::clone(&self).handle(message));
-                        }
-                        if !full {
-                            nap = next;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::error!(%queue, %error, "cannot take messages; trying again");
-                        nap = Duration::from_secs(1);
-                    }
-                }
-            }
-            let full = tasks.len() >= CONCURRENCY;
-            tokio::select! {
-                _ = enqueued.changed(), if !full => {}
-                _ = tasks.join_next(), if full => {}
-                () = tokio::time::sleep(nap) => {}
-                _ = stop.changed() => {}
-            }
-        }
-        while tasks.join_next().await.is_some() {}
-    }
-
-    /// Works off what is due in one queue. A launch that ends after its attempt
-    /// leaves a sandbox to stop, and may do so when the workers are gone.
-    async fn drain(self: &Arc<Self>, queue: QueueName) {
-        loop {
-            let messages = match self.claim(queue, CONCURRENCY).await {
-                Ok((messages, _)) if messages.is_empty() => return,
-                Ok((messages, _)) => messages,
-                Err(error) => {
-                    tracing::error!(%queue, %error, "cannot take the last messages");
-                    return;
-                }
-            };
-            let mut tasks = JoinSet::new();
-            for message in messages {
-                tasks.spawn(Arc::clone(self).handle(message));
-            }
-            while tasks.join_next().await.is_some() {}
-        }
-    }
-
-    /// Messages in hand, and how long until the next one is due.
-    async fn claim(
-        &self,
-        queue: QueueName,
-        limit: usize,
-    ) -> Result<(Vec<Claimed>, Duration), PortError> {
-        let messages = self.queue.claim(queue, limit).await?;
-        let wait = match self.queue.next_due(queue).await? {
-            Some(at) => {
-                let left = at.duration_since(self.clock.now());
-                Duration::try_from(left).unwrap_or_default().min(NAP)
-            }
-            None => NAP,
-        };
-        Ok((messages, wait))
-    }
-
-    async fn handle(self: Arc<Self>, message: Claimed) {
-        let _applying = self.gate.read().await;
-        self.moved.store(true, Ordering::Release);
-        let engine = self.engine.clone();
-        let (queue, body) = (message.queue, message.body.clone());
-        // On a task of its own, so that a panic leaves the message to be
-        // released like any other failure.
-        let outcome = tokio::spawn(async move { engine.process(queue, &body).await }).await;
-        let problem = match outcome {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.cause.to_string()),
-            Err(error) => Some(format!("the engine broke off: {error}")),
-        };
-        // Until it is known what became of the message, nobody else gets it.
-        for _ in 0..5_u8 {
-            let done = match &problem {
-                None => self.queue.ack(message.id).await,
-                Some(why) => {
-                    self.queue
-                        .release(&message, redelivery_delay(message.receives), why)
-                        .await
-                }
-            };
-            match done {
-                Ok(()) => return,
-                Err(error) => tracing::error!(%error, "a message stays in hand; trying again"),
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-
-    /// Looks for messages that another process has put into the database.
-    async fn glance(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let mut last = None;
-        while pause(GLANCE, &mut stop).await {
-            match self.db.data_version().await {
-                Ok(version) => {
-                    if last.replace(version) != Some(version) {
-                        self.queue.look_again();
-                    }
-                }
-                Err(error) => tracing::error!(%error, "cannot look for new messages"),
-            }
-        }
-    }
-
-    /// Looks after what no message looks after.
-    async fn care(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let mut gone = BTreeSet::new();
-        loop {
-            self.resume_troubled().await;
-            if let Err(error) = self.report_lost(&mut gone).await {
-                tracing::error!(%error, "cannot look after the running steps");
-            }
-            self.settle().await;
-            if !pause(CARE, &mut stop).await {
-                return;
-            }
-        }
-    }
-
-    async fn resume_troubled(&self) {
-        let runs: Vec<RunId> = self.troubled().iter().cloned().collect();
-        for run in runs {
-            let _applying = self.gate.read().await;
-            match self.engine.resume(&run).await {
-                Ok(()) => {
-                    self.troubled().remove(&run);
-                    self.moved.store(true, Ordering::Release);
-                }
-                Err(error) => tracing::error!(%run, %error, "cannot go on with a run yet"),
-            }
-        }
-    }
-
-    /// Tells the engine of local sandboxes that ended without a report. `gone`
-    /// holds those that were gone the last time.
-    async fn report_lost(
-        &self,
-        gone: &mut BTreeSet<(RunId, String, u32)>,
-    ) -> Result<(), PortError> {
-        let before = std::mem::take(gone);
-        for run in store::running(&(&self.db).into()).await? {
-            for (step, state) in &run.steps {
-                let StepState::Running { attempt, sandbox } = &state.state else {
-                    continue;
-                };
-                if sandbox.provider != local::NAME
-                    || self.sandboxes.state(sandbox).await? == SandboxState::Alive
-                {
-                    continue;
-                }
-                let key = (run.id.clone(), step.clone(), *attempt);
-                if before.contains(&key) {
-                    let _applying = self.gate.read().await;
-                    self.moved.store(true, Ordering::Release);
-                    tracing::warn!(run = %run.id, step, attempt, "the runner is gone");
-                    if let Err(error) = self.engine.lost(&run.id, step, *attempt).await {
-                        self.troubled().insert(run.id.clone());
-                        return Err(error);
-                    }
-                } else {
-                    gone.insert(key);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Records, at a quiet moment, that all effects were performed.
-    async fn settle(&self) {
-        let Ok(_quiet) = self.gate.try_write() else {
-            return;
-        };
-        if !self.troubled().is_empty() || !self.moved.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        if let Err(error) = store::settle(&self.db).await {
-            self.moved.store(true, Ordering::Release);
-            tracing::warn!(%error, "not recorded; trying again");
-        }
-    }
-}
-
-/// Sleeps; false when told to stop.
-async fn pause(length: Duration, stop: &mut watch::Receiver<bool>) -> bool {
-    tokio::select! {
-        () = tokio::time::sleep(length) => {}
-        _ = stop.changed() => {}
-    }
-    !*stop.borrow()
 }
 
 /// Refuses what would let strangers in, or keep a sandbox from reporting.

@@ -1,7 +1,7 @@
 //! The HTTP server: webhooks on any path, the report protocol below `/_loopy`,
 //! `GET /healthz`. One listener for all three.
 
-use crate::home::Inner;
+use crate::worker::Worker;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
@@ -24,7 +24,7 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// How long a sender may take over a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-pub(crate) fn router(home: Arc<Inner>) -> Router {
+pub(crate) fn router(home: Arc<Worker>) -> Router {
     Router::new()
         .route("/healthz", get(health))
         .fallback(other)
@@ -32,7 +32,7 @@ pub(crate) fn router(home: Arc<Inner>) -> Router {
         .with_state(home)
 }
 
-async fn health(State(home): State<Arc<Inner>>) -> Response {
+async fn health(State(home): State<Arc<Worker>>) -> Response {
     match home.healthy().await {
         Ok(()) => respond(StatusCode::OK, &json!({ "status": "ok" })),
         Err(error) => {
@@ -45,7 +45,7 @@ async fn health(State(home): State<Arc<Inner>>) -> Response {
     }
 }
 
-async fn other(State(home): State<Arc<Inner>>, request: Request) -> Response {
+async fn other(State(home): State<Arc<Worker>>, request: Request) -> Response {
     let (method, uri) = (request.method().as_str().to_owned(), request.uri().clone());
     let map = request.headers().clone();
     let body = match read_body(request).await {

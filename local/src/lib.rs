@@ -15,6 +15,7 @@ pub mod secrets;
 pub mod sensor_code;
 mod state;
 pub mod store;
+mod worker;
 
 pub use home::{HomeOptions, LocalHome, OpenError};
 pub use state::{Cascade, FollowError, State};

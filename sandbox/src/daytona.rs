@@ -30,8 +30,9 @@ use bytes::Bytes;
 use image::Image;
 use loopy_contract::report::launch_env;
 use loopy_engine::ports::{
-    Launch, LaunchError, LaunchSpec, PortError, SandboxRef, SandboxState, Sandboxes, Secrets,
+    Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
 };
+use loopy_engine::run::SandboxRef;
 use reqwest::{StatusCode, Url};
 use rest::{BuildInfo, CallError, CreateSandbox, Rest, State, Toolbox};
 use std::collections::BTreeMap;

@@ -9,9 +9,8 @@ mod shell;
 
 use async_trait::async_trait;
 use loopy_contract::report::launch_env;
-use loopy_engine::ports::{
-    Launch, LaunchError, LaunchSpec, PortError, SandboxRef, SandboxState, Sandboxes,
-};
+use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes};
+use loopy_engine::run::SandboxRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -26,9 +26,8 @@ use crate::processes::{self, Process};
 use crate::{attempt_name, launch_variables};
 use async_trait::async_trait;
 use loopy_contract::report::launch_env;
-use loopy_engine::ports::{
-    Launch, LaunchError, LaunchSpec, PortError, SandboxRef, SandboxState, Sandboxes,
-};
+use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes};
+use loopy_engine::run::SandboxRef;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 use std::collections::BTreeMap;

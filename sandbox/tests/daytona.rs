@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use loopy_contract::manifest::Sandbox;
 use loopy_engine::ports::{
-    Launch, LaunchError, LaunchSpec, PortError, SandboxRef, SandboxState, Sandboxes, Secrets,
+    Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
 };
+use loopy_engine::run::SandboxRef;
 use loopy_sandbox::Providers;
 use loopy_sandbox::daytona::{API_KEY, API_URL, Daytona, RunnerBinary, TARGET};
 use loopy_testkit::daytona as stand_in;

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use loopy_contract::manifest::Sandbox;
-use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, SandboxRef, SandboxState, Sandboxes};
+use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, SandboxState, Sandboxes};
+use loopy_engine::run::SandboxRef;
 use loopy_sandbox::Providers;
 use loopy_sandbox::local::{Local, LocalConfig, PLAIN_PATH};
 use std::collections::BTreeMap;

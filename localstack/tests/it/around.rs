@@ -207,7 +207,9 @@ impl Account {
     /// The AWS command-line tool in this account.
     pub(crate) fn aws(&self, arguments: &[&str]) -> Value {
         let output = Command::new(prepared("LOOPY_TEST_AWS").unwrap())
-            .args(["--output", "json"])
+            // The flag for most commands; the variable for the upload of a
+            // template, which `cloudformation deploy` gives the flag no part in.
+            .args(["--endpoint-url", &self.endpoint, "--output", "json"])
             .args(arguments)
             .env_clear()
             .envs(&self.environment)

@@ -2,7 +2,7 @@
 //! taken down.
 
 use crate::around::{Around, Delivery, MISLEADING};
-use crate::stack::{Deployed, LONG, STACK};
+use crate::stack::{Deployed, LONG};
 use crate::story;
 use loopy_localstack::eventually;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn text(bytes: &[u8]) -> String {
 #[tokio::test]
 async fn a_pull_request_is_reviewed_by_a_stack() {
     let around = Around::new();
-    let deployed = Deployed::nothing();
+    let deployed = Deployed::nothing("reviews");
 
     // A plan changes nothing.
     let planned = deployed.deploy(around.folder(), &["--plan"]);
@@ -121,12 +121,9 @@ async fn a_pull_request_is_reviewed_by_a_stack() {
     let destroyed = run(&["destroy", "--yes"]);
     let said = text(&destroyed.stderr);
     assert!(destroyed.status.success(), "{said}");
-    assert!(said.contains(&format!("stack {STACK} is gone")), "{said}");
+    assert!(said.contains("stack reviews is gone"), "{said}");
     let gone = run(&["runs", "list"]);
     assert_eq!(gone.status.code(), Some(2));
     let said = text(&gone.stderr);
-    assert!(
-        said.contains(&format!("there is no stack {STACK}")),
-        "{said}"
-    );
+    assert!(said.contains("there is no stack reviews"), "{said}");
 }

@@ -1,7 +1,7 @@
 //! What `loopy compile --emit` writes, deployed by plain CloudFormation.
 
 use crate::around::{Around, Delivery, SECRET};
-use crate::stack::{Deployed, STACK};
+use crate::stack::Deployed;
 use crate::story;
 use loopy_localstack::prepared;
 use serde_json::json;
@@ -10,7 +10,7 @@ use std::process::Command;
 #[tokio::test]
 async fn the_emitted_stack_works_by_plain_cloudformation() {
     let around = Around::new();
-    let deployed = Deployed::nothing();
+    let deployed = Deployed::nothing("plain-reviews");
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().to_str().unwrap();
     let functions = prepared("LOOPY_TEST_DIST").unwrap();
@@ -43,7 +43,7 @@ async fn the_emitted_stack_works_by_plain_cloudformation() {
     let assets = format!("{to}/assets");
     aws(&["s3", "sync", &assets, &format!("s3://{bucket}")]);
     let overrides = format!("AssetsBucket={bucket}");
-    let mut deploy = vec!["cloudformation", "deploy", "--stack-name", STACK];
+    let mut deploy = vec!["cloudformation", "deploy", "--stack-name", deployed.stack];
     deploy.extend(["--template-file", &template, "--s3-bucket", bucket]);
     deploy.extend(["--capabilities", "CAPABILITY_IAM"]);
     deploy.extend(["--parameter-overrides", &overrides]);

@@ -6,34 +6,44 @@ use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
 
-/// The stack's name; each test has an account of its own.
-pub(crate) const STACK: &str = "reviews";
-
 /// How long anything may take on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// A deployed stack and who works with it.
 pub(crate) struct Deployed {
+    /// The stack's name. Each test has its own, although it has an account of
+    /// its own too: the emulator ends the running processes of every function
+    /// with the name of one that is made, in whatever account.
+    pub(crate) stack: &'static str,
     pub(crate) account: Account,
     pub(crate) loopy: Loopy,
 }
 
 impl Deployed {
     /// An account without a stack.
-    pub(crate) fn nothing() -> Self {
+    pub(crate) fn nothing(stack: &'static str) -> Self {
         let account = Account::new();
         let loopy = account.loopy();
-        Self { account, loopy }
+        Self {
+            stack,
+            account,
+            loopy,
+        }
     }
 
     /// The arguments that lead a command here.
     pub(crate) fn place(&self) -> [&str; 4] {
-        ["--stack", STACK, "--endpoint-url", &self.account.endpoint]
+        [
+            "--stack",
+            self.stack,
+            "--endpoint-url",
+            &self.account.endpoint,
+        ]
     }
 
     pub(crate) fn deploy(&self, project: &str, more: &[&str]) -> Output {
         let functions = prepared("LOOPY_TEST_DIST").unwrap();
-        let mut arguments = vec!["deploy", project, "--stack", STACK];
+        let mut arguments = vec!["deploy", project, "--stack", self.stack];
         arguments.extend(["--functions", &functions]);
         arguments.extend(["--endpoint-url", &self.account.endpoint]);
         arguments.extend(more);
@@ -43,7 +53,7 @@ impl Deployed {
     pub(crate) fn runs(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["runs"];
         all.extend(arguments);
-        all.extend(["--stack", STACK, "--json"]);
+        all.extend(["--stack", self.stack, "--json"]);
         all.extend(["--endpoint-url", &self.account.endpoint]);
         self.loopy.json(&all).unwrap()
     }
@@ -75,7 +85,7 @@ impl Deployed {
             "cloudformation",
             "describe-stacks",
             "--stack-name",
-            STACK,
+            self.stack,
             "--query",
             "Stacks[0].Outputs",
         ]);
