@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::process;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The folders that every task works with.
@@ -30,7 +30,7 @@ impl Workspace {
                 "1",
                 "--manifest-path",
             ])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+            .arg(manifest_dir().join("Cargo.toml"));
         let answer: serde_json::Value = serde_json::from_str(&process::read(&mut command)?)?;
         let folder = |key: &str| {
             answer[key]
@@ -59,6 +59,13 @@ impl Workspace {
             .env("CARGO_TARGET_DIR", &self.target);
         command
     }
+}
+
+/// This crate's folder: as cargo says now, for checkouts that share a target
+/// folder share this binary too, and it may have been built in another one.
+fn manifest_dir() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// The cargo that runs us.
