@@ -46,11 +46,7 @@ impl Around {
         std::os::unix::fs::symlink(claude, tools.path().join("claude")).unwrap();
         std::os::unix::fs::symlink(program("node"), tools.path().join("node")).unwrap();
         let path = format!("{}:/usr/bin:/bin", tools.path().display());
-        let daytona = Daytona::start(StandInOptions {
-            env: BTreeMap::from([("PATH".to_owned(), path)]),
-            ..StandInOptions::default()
-        })
-        .unwrap();
+        let daytona = sandboxes(&path);
 
         let project = example("github").unwrap();
         let mut env = String::new();
@@ -85,6 +81,15 @@ impl Around {
             .map(|request| request.body.to_string())
             .collect()
     }
+}
+
+/// A service that has sandboxes with this `PATH`.
+pub(crate) fn sandboxes(path: &str) -> Daytona {
+    Daytona::start(StandInOptions {
+        env: BTreeMap::from([("PATH".to_owned(), path.to_owned())]),
+        ..StandInOptions::default()
+    })
+    .unwrap()
 }
 
 /// Where a program of this machine is.

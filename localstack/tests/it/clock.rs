@@ -1,0 +1,120 @@
+//! What only time sets off in a stack: a schedule's tick, and the end of an
+//! attempt that takes too long.
+
+use crate::around::sandboxes;
+use crate::stack::{Deployed, LONG};
+use loopy_localstack::eventually;
+use serde_json::json;
+use std::path::Path;
+
+const FILES: [(&str, &str); 4] = [
+    (
+        "registry.yml",
+        "sandboxes:
+  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
+agents:
+  Shell: { harness: command, sandbox: Cloud }
+events:
+  Go: { note: str }
+",
+    ),
+    (
+        "sensors/go.py",
+        r#"from loopy import sensor
+from loopy.events import Go
+
+
+@sensor(webhook="/hooks/go", emits="Go", verify="none")
+def go(request):
+    return Go(note=request.json["note"])
+"#,
+    ),
+    (
+        "workflows/nightly/tick.md",
+        r#"---
+on: cron("* * * * *")
+agent: Shell
+output:
+  at: str
+---
+printf '{"output": {"at": "%s"}}' "{{ event.scheduled_at }}" > "$LOOPY_OUTPUT"
+"#,
+    ),
+    (
+        "workflows/slow/wait.md",
+        "---
+on: Go
+agent: Shell
+budget:
+  wall_clock: 1
+---
+sleep 600
+",
+    ),
+];
+
+#[tokio::test]
+async fn schedules_fire_and_an_attempt_that_takes_too_long_is_ended() {
+    let daytona = sandboxes("/usr/bin:/bin");
+    let project = tempfile::tempdir().unwrap();
+    for (name, text) in FILES {
+        let file = project.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap_or(Path::new("."))).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    let own = format!(
+        "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
+        daytona.key(),
+        daytona.url()
+    );
+    std::fs::write(project.path().join("loopy.env"), own).unwrap();
+
+    let deployed = Deployed::nothing("clock");
+    let folder = project.path().to_str().unwrap();
+    let first = deployed.deploy(folder, &["--yes", "--json"]);
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert!(first.status.success(), "{said}");
+    let answer: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    let url = answer["webhooks"]["go"].as_str().unwrap();
+    let sent = reqwest::Client::new()
+        .post(url)
+        .body(r#"{"note": "slowly"}"#)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(sent.status(), 202);
+
+    let run_of = |workflow: &str, status: &str| {
+        let found = deployed.runs(&["list", "--workflow", workflow, "--status", status]);
+        let run = found.as_array().unwrap().first().cloned();
+        run.ok_or_else(|| format!("{:#}", deployed.runs(&["list"])))
+    };
+    let tick = eventually("a tick", LONG, async || run_of("nightly", "succeeded"))
+        .await
+        .unwrap();
+    let tick = deployed.show(&tick);
+    let at = &tick["steps"]["tick"]["output"]["at"];
+    assert!(at.as_str().unwrap().ends_with(":00Z"), "{at}");
+    assert_eq!(
+        tick["event"]["source"],
+        json!({"kind": "cron", "step": "nightly/tick"})
+    );
+
+    let slow = eventually("the time limit", LONG, async || run_of("slow", "failed"))
+        .await
+        .unwrap();
+    let slow = deployed.show(&slow);
+    assert_eq!(slow["failure"]["class"], "timeout", "{slow:#}");
+    // The script, not just the record of it.
+    let attempt = &slow["steps"]["wait"]["attempts"][0];
+    let sandbox = attempt["sandbox"]["id"].as_str().unwrap().to_owned();
+    eventually("the script to be ended", LONG, async || {
+        if daytona.sandboxes().contains(&sandbox) {
+            Err(format!("{:?}", daytona.processes(&sandbox)))
+        } else {
+            Ok(())
+        }
+    })
+    .await
+    .unwrap();
+}
