@@ -1,6 +1,7 @@
 //! What the compiler has to say about a project: the codes, each declared once,
 //! and the diagnostics that carry them.
 
+use crate::nearest::nearest;
 use serde::{Serialize, Serializer};
 
 /// How much a diagnostic weighs. Errors keep the manifest back.
@@ -25,7 +26,8 @@ impl Severity {
 
 macro_rules! codes {
     ($($code:ident $severity:ident $title:literal,)+) => {
-        /// The stable codes. A number is never given a second meaning.
+        /// The stable codes. A number is never given a second meaning. Each has
+        /// a page, `docs/errors/<code>.md`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $(#[doc = $title] $code,)+
@@ -55,10 +57,21 @@ macro_rules! codes {
                     $(Self::$code => Severity::$severity,)+
                 }
             }
+
+            /// Its page, in Markdown: what it says, why, an example and its fix.
+            pub fn page(self) -> &'static str {
+                match self {
+                    $(Self::$code => include_str!(concat!(
+                        "../../docs/errors/", stringify!($code), ".md"
+                    )),)+
+                }
+            }
         }
     };
 }
 
+// A new code is a line here and a page, `docs/errors/<code>.md`, made like the
+// others: a test reads it, and compiles the projects in it.
 codes! {
     E001 Error "registry.yml is missing or malformed",
     E002 Error "a file or folder of the project cannot be read",
@@ -109,6 +122,31 @@ codes! {
     W403 Warning "a sensor polls without a pause",
     W501 Warning "nothing makes the event that a workflow waits for",
 }
+
+impl Code {
+    /// The code of this name: `E102`, `e102` or `LOOPY-E102`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = name.to_ascii_uppercase();
+        let short = name.strip_prefix(PREFIX).unwrap_or(&name);
+        Self::ALL.iter().copied().find(|code| code.short() == short)
+    }
+
+    /// The code without what all codes begin with: `E102`.
+    pub fn short(self) -> &'static str {
+        self.name().strip_prefix(PREFIX).unwrap_or(self.name())
+    }
+
+    /// The code that was most likely meant by a name that is none.
+    pub fn nearest(name: &str) -> Option<Self> {
+        let name = name.to_ascii_uppercase();
+        let short = name.strip_prefix(PREFIX).unwrap_or(&name);
+        let known = Self::ALL.iter().map(|code| code.short());
+        nearest(short, known).and_then(Self::from_name)
+    }
+}
+
+/// What all codes begin with.
+const PREFIX: &str = "LOOPY-";
 
 impl Serialize for Code {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
