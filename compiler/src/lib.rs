@@ -13,6 +13,7 @@ mod cron;
 mod diagnostic;
 mod frontmatter;
 mod nearest;
+mod outline;
 mod reference;
 mod registry;
 pub mod render;
@@ -25,6 +26,7 @@ mod workflow;
 mod yaml;
 
 pub use diagnostic::{Code, Diagnostic, Severity, Span};
+pub use outline::{Outline, SensorOutline, StepOutline};
 pub use sources::Sources;
 
 use diagnostic::Report;
@@ -41,6 +43,8 @@ pub struct Compilation {
     pub files: BTreeMap<FileHash, Vec<u8>>,
     /// What there is to say, by file and place.
     pub diagnostics: Vec<Diagnostic>,
+    /// How the project hangs together, errors or not.
+    pub outline: Outline,
 }
 
 impl Compilation {
@@ -79,6 +83,7 @@ pub fn compile(sources: &Sources) -> Compilation {
         reference::check_producers(&workflows, &registry, &sensors.drafts, &mut report);
     }
 
+    let outline = outline::of(&workflows, &sensors.drafts);
     let diagnostics = report.finish();
     if diagnostics
         .iter()
@@ -88,6 +93,7 @@ pub fn compile(sources: &Sources) -> Compilation {
             manifest: None,
             files: BTreeMap::new(),
             diagnostics,
+            outline,
         };
     }
     let (manifest, files) = assemble::manifest(sources, registry, workflows, sensors, &skills);
@@ -95,5 +101,6 @@ pub fn compile(sources: &Sources) -> Compilation {
         manifest: Some(manifest),
         files,
         diagnostics,
+        outline,
     }
 }
