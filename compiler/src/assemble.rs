@@ -101,6 +101,13 @@ fn workflow(draft: WorkflowDraft) -> Workflow {
             output: step.output.contract.fields,
             output_optional: step.output.contract.optional,
             emits: step.emits.into_iter().map(|(event, _)| event).collect(),
+            emits_when: BTreeMap::new(),
+            when: None,
+            each: None,
+            retry: None,
+            approve: None,
+            concurrency: None,
+            r#loop: None,
             budget: step.budget,
             body: step.body,
             refs: step
@@ -131,7 +138,7 @@ fn lineage(workflows: &Workflows, sensors: &Sensors) -> Lineage {
                 .producers
                 .insert(step.id.clone());
         }
-        if let TriggerDraft::Read(Trigger::Event { event }, _) = &step.trigger {
+        if let TriggerDraft::Read(Trigger::Event { event, .. }, _) = &step.trigger {
             events
                 .entry(event.clone())
                 .or_default()

@@ -20,7 +20,7 @@ pub(crate) fn inject(
 ) {
     let mut wanted = BTreeMap::new();
     for step in workflows.steps() {
-        let TriggerDraft::Read(Trigger::Event { event }, span) = &step.trigger else {
+        let TriggerDraft::Read(Trigger::Event { event, .. }, span) = &step.trigger else {
             continue;
         };
         let Some(provider) = provider(event) else {

@@ -52,7 +52,7 @@ fn check_event_field(
                 )
                 .hint(format!("its fields are {}", TICK.join(" and ")));
         }
-        Some(Trigger::Event { event }) => {
+        Some(Trigger::Event { event, .. }) => {
             // An event that is not registered is reported where it is named.
             let Some(entry) = registry.events.entries.get(event) else {
                 return;
@@ -148,7 +148,7 @@ pub(crate) fn check_steps(workflows: &Workflows, registry: &RegistryDraft, repor
                 check_event(step, event, *span, registry, report);
             }
         }
-        if let TriggerDraft::Read(Trigger::Event { event }, span) = &step.trigger
+        if let TriggerDraft::Read(Trigger::Event { event, .. }, span) = &step.trigger
             && namespace(event).is_none()
         {
             check_event(step, event, *span, registry, report);
@@ -244,7 +244,7 @@ pub(crate) fn check_producers(
     );
     let mut waited: BTreeMap<&str, (&StepDraft, Span)> = BTreeMap::new();
     for step in workflows.steps() {
-        if let TriggerDraft::Read(Trigger::Event { event }, span) = &step.trigger {
+        if let TriggerDraft::Read(Trigger::Event { event, .. }, span) = &step.trigger {
             waited.entry(event).or_insert((step, *span));
         }
     }

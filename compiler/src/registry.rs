@@ -7,7 +7,7 @@ use crate::nearest::did_you_mean;
 use crate::sources::Sources;
 use crate::types::Fields;
 use crate::yaml::{self, Node, Scalar, Value};
-use loopy_contract::manifest::{Agent, Harness, Limits, Repo, Sandbox, Usd, WorkflowLimit};
+use loopy_contract::manifest::{Agent, Cap, Harness, Limits, Repo, Sandbox, Usd};
 use std::collections::BTreeMap;
 
 /// Where the registry lies.
@@ -938,9 +938,13 @@ impl Reader<'_> {
             }
             let what = format!("the limit of workflow `{name}`");
             if let Some(spend) = self.usd(spend_key, spend, &what) {
-                limits
-                    .workflows
-                    .insert(name.to_owned(), WorkflowLimit { spend });
+                limits.workflows.insert(
+                    name.to_owned(),
+                    Cap {
+                        spend: Some(spend),
+                        runs: None,
+                    },
+                );
             }
         }
     }

@@ -273,6 +273,8 @@ impl Reader<'_> {
             return TriggerDraft::Read(
                 Trigger::Event {
                     event: text.to_owned(),
+                    when: None,
+                    debounce: None,
                 },
                 span,
             );

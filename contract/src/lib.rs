@@ -3,6 +3,8 @@
 //! runner inside a sandbox and every function can depend on it.
 
 pub mod event;
+pub mod expression;
+pub mod failure;
 pub mod ids;
 pub mod manifest;
 pub mod report;

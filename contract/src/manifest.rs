@@ -2,6 +2,8 @@
 //! sorted keys, no time stamp, the same bytes for the same project; it names
 //! skills and sensor code by content hash and carries its own hash.
 
+use crate::expression::Condition;
+use crate::failure::FailureClass;
 use crate::ids::{ManifestHash, sha256_hex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -131,7 +133,7 @@ impl Manifest {
         self.workflows
             .iter()
             .filter(|(_, workflow)| {
-                matches!(workflow.entry_trigger(), Some(Trigger::Event { event: on }) if on == event)
+                matches!(workflow.entry_trigger(), Some(Trigger::Event { event: on, .. }) if on == event)
             })
             .map(|(name, _)| name.as_str())
             .collect()
@@ -147,7 +149,7 @@ pub struct Registry {
     pub agents: BTreeMap<String, Agent>,
     /// Event contracts by name, used built-ins included.
     pub events: BTreeMap<String, Contract>,
-    /// Caps on spend.
+    /// Caps on dollars and runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
 }
@@ -258,22 +260,33 @@ pub struct Contract {
     pub optional: BTreeSet<String>,
 }
 
-/// Caps on spend, in US dollars.
+/// Caps on what the project may use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
-    /// For everything one outside event sets off.
+    /// Dollars for everything one outside event sets off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cascade_spend: Option<Usd>,
-    /// Per run of a workflow.
+    /// Runs that one outside event may set off, the first one included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cascade_runs: Option<u32>,
+    /// For one day in UTC, over all workflows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<Cap>,
+    /// By workflow: dollars for one run of it, and how many runs of it one
+    /// cascade may have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub workflows: BTreeMap<String, WorkflowLimit>,
+    pub workflows: BTreeMap<String, Cap>,
 }
 
-/// The cap of one workflow.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct WorkflowLimit {
-    /// The cap.
-    pub spend: Usd,
+/// A cap on dollars, on runs, or on both; never on neither.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cap {
+    /// Dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend: Option<Usd>,
+    /// Runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<u32>,
 }
 
 /// An amount of US dollars.
@@ -317,6 +330,29 @@ pub struct Step {
     pub output_optional: BTreeSet<String>,
     /// Events it emits when it succeeds.
     pub emits: Vec<String>,
+    /// Of those, the ones it emits only when a condition holds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub emits_when: BTreeMap<String, Condition>,
+    /// Without it the step is skipped, which makes its outputs absent. A step
+    /// that reads one of them has a condition that then fails, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Condition>,
+    /// One sandbox an item of a list. To its readers, each output of the step
+    /// is then a list with one value an item, in the order of the items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each: Option<Each>,
+    /// Further attempts after a failed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// What a person has to agree to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approve: Option<Approve>,
+    /// How many of it may work at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// Goes back to an earlier step until a condition holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#loop: Option<Loop>,
     /// Its limits.
     pub budget: Option<Budget>,
     /// The prompt, or the script of a `command` step.
@@ -343,6 +379,12 @@ pub enum Trigger {
     Event {
         /// Its name.
         event: String,
+        /// Events without it start nothing. It reads only `event`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        when: Option<Condition>,
+        /// Seconds without another such event before the last one starts a run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        debounce: Option<u64>,
     },
     /// A schedule in unix cron's five fields.
     Cron {
@@ -351,6 +393,97 @@ pub enum Trigger {
         /// IANA zone; UTC when absent.
         tz: Option<String>,
     },
+}
+
+/// One sandbox an item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Each {
+    /// The list.
+    pub over: FieldRef,
+    /// What the body calls an item: `{{ name }}`, `{{ name.field }}`.
+    pub name: String,
+}
+
+/// A `producer.field` outside a body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FieldRef {
+    /// `event`, or a step named in `after`.
+    pub producer: String,
+    /// A declared field of it. Empty for the producer as a whole, which only a
+    /// step with `each` is: the list of its outputs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub field: String,
+}
+
+/// Further attempts after a failed one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Retry {
+    /// How many, above 0.
+    pub max: u32,
+    /// Seconds before the first of them; doubled before each further one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<u64>,
+    /// The failures that are tried again.
+    pub on: BTreeSet<FailureClass>,
+}
+
+/// What a person has to agree to. At least one of `before` and `after` is true.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Approve {
+    /// That the step starts.
+    pub before: bool,
+    /// That its output counts.
+    pub after: bool,
+    /// Seconds until `otherwise` is the answer; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<u64>,
+    /// The answer when nobody gave one in time.
+    pub otherwise: Answer,
+}
+
+/// What is decided about a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The run is denied.
+    Deny,
+    /// The step goes on.
+    Approve,
+}
+
+/// How many attempts of a step may work at once, over all runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Concurrency {
+    /// Counted by this value; all together when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<FieldRef>,
+    /// How many, above 0.
+    pub limit: u32,
+    /// What happens to one too many.
+    pub strategy: Strategy,
+}
+
+/// What happens to a step that is one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// It waits for its turn.
+    Queue,
+    /// The oldest one that works is cancelled for it.
+    CancelRunning,
+    /// It is dropped.
+    Drop,
+}
+
+/// Goes back to an earlier step until a condition holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Loop {
+    /// The step to go back to: this one, or one that it waits for.
+    pub to: String,
+    /// When to go on instead.
+    pub until: Condition,
+    /// How often to go back at most, above 0.
+    pub max: u32,
 }
 
 /// Limits of one step.
@@ -395,12 +528,13 @@ impl Budget {
     }
 }
 
-/// A `{{ producer.field }}` in a body.
+/// A `{{ producer.field }}` or `{{ producer }}` in a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ref {
-    /// `event`, or a step named in `after`.
+    /// `event`, a step named in `after`, or the name that `each` gives an item.
     pub producer: String,
-    /// A declared field of it.
+    /// A declared field of it. Empty for the producer as a whole: the item
+    /// itself, or the list of outputs of a step with `each`.
     pub field: String,
     /// The text in the body, braces included.
     pub raw: String,

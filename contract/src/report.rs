@@ -14,6 +14,8 @@
 //! 410 once the attempt is over (the runner stops), 413 for a body past
 //! [`MAX_RESULT_BYTES`], 5xx for anything worth another try.
 
+pub use crate::failure::FailureClass;
+
 use crate::manifest::{Contract, Harness, Ref, Repo};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -220,38 +222,6 @@ pub struct Failure {
     pub class: FailureClass,
     /// A sentence for people, secrets removed.
     pub message: String,
-}
-
-/// Kinds of failure, as `retry.on` names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureClass {
-    /// The harness or script ended with an error.
-    Crash,
-    /// A time limit passed.
-    Timeout,
-    /// The output or an emitted event breaks its schema, or is missing.
-    Output,
-    /// A spend, turn or token limit was reached.
-    Budget,
-    /// The sandbox could not be launched or prepared.
-    Sandbox,
-    /// The sandbox went away without a report.
-    Lost,
-}
-
-impl FailureClass {
-    /// The name as written in a project and shown to people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Crash => "crash",
-            Self::Timeout => "timeout",
-            Self::Output => "output",
-            Self::Budget => "budget",
-            Self::Sandbox => "sandbox",
-            Self::Lost => "lost",
-        }
-    }
 }
 
 /// What an attempt used, as its harness reported it.

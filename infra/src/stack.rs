@@ -315,7 +315,7 @@ fn add_rules(template: &mut Template, manifest: &Manifest) -> Result<(), StackEr
         .workflows
         .values()
         .filter_map(|workflow| match workflow.entry_trigger()? {
-            Trigger::Event { event } => Some(event.as_str()),
+            Trigger::Event { event, .. } => Some(event.as_str()),
             Trigger::Cron { .. } => None,
         })
         .collect();
