@@ -3,6 +3,7 @@
 
 use crate::nearest::nearest;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeSet;
 
 /// How much a diagnostic weighs. Errors keep the manifest back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -117,10 +118,16 @@ codes! {
     W102 Warning "a value in a step has no effect",
     W201 Warning "a key of registry.yml is not known",
     W202 Warning "a value in registry.yml has no effect",
+    W203 Warning "a code that is to be turned off is no warning",
     W401 Warning "anyone can post to a webhook",
     W402 Warning "a file under sensors/ holds no sensor",
     W403 Warning "a sensor polls without a pause",
     W501 Warning "nothing makes the event that a workflow waits for",
+    W502 Warning "no step uses an agent",
+    W503 Warning "no agent uses a sandbox",
+    W504 Warning "an event starts no workflow",
+    W505 Warning "nothing reads an output",
+    W506 Warning "a workflow can set itself off again",
 }
 
 impl Code {
@@ -138,10 +145,19 @@ impl Code {
 
     /// The code that was most likely meant by a name that is none.
     pub fn nearest(name: &str) -> Option<Self> {
+        Self::nearest_of(name, |_| true)
+    }
+
+    /// As [`Self::nearest`], among the warnings.
+    pub(crate) fn nearest_warning(name: &str) -> Option<Self> {
+        Self::nearest_of(name, |code| code.severity() == Severity::Warning)
+    }
+
+    fn nearest_of(name: &str, fits: impl Fn(&Self) -> bool) -> Option<Self> {
         let name = name.to_ascii_uppercase();
         let short = name.strip_prefix(PREFIX).unwrap_or(&name);
-        let known = Self::ALL.iter().map(|code| code.short());
-        nearest(short, known).and_then(Self::from_name)
+        let known = Self::ALL.iter().copied().filter(fits);
+        nearest(short, known.map(Self::short)).and_then(Self::from_name)
     }
 }
 
@@ -269,8 +285,17 @@ impl Report {
         &mut self.diagnostics[at]
     }
 
-    /// All diagnostics by file, place and code, each once.
-    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+    /// Whether there are errors so far.
+    pub(crate) fn has_errors(&self) -> bool {
+        let mut all = self.diagnostics.iter();
+        all.any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// All diagnostics by file, place and code, each once, without the warnings
+    /// that are `silenced`.
+    pub(crate) fn finish(mut self, silenced: &BTreeSet<Code>) -> Vec<Diagnostic> {
+        self.diagnostics
+            .retain(|diagnostic| !silenced.contains(&diagnostic.code));
         self.diagnostics.sort_by(|a, b| {
             (&a.file, a.span, a.code, &a.message).cmp(&(&b.file, b.span, b.code, &b.message))
         });

@@ -12,6 +12,7 @@ mod catalogue;
 mod cron;
 mod diagnostic;
 mod frontmatter;
+mod lint;
 mod nearest;
 mod outline;
 mod reference;
@@ -84,11 +85,14 @@ pub fn compile(sources: &Sources) -> Compilation {
     }
 
     let outline = outline::of(&workflows, &sensors.drafts);
-    let diagnostics = report.finish();
-    if diagnostics
-        .iter()
-        .any(|diagnostic| diagnostic.severity == Severity::Error)
-    {
+    // What an error hides may well be used.
+    if !report.has_errors() {
+        lint::check(&workflows, &registry, &sensors.drafts, &mut report);
+    }
+
+    let has_errors = report.has_errors();
+    let diagnostics = report.finish(&registry.silenced);
+    if has_errors {
         return Compilation {
             manifest: None,
             files: BTreeMap::new(),

@@ -1,20 +1,27 @@
 //! Reads `registry.yml`: sandboxes, agents with their defaults merged in,
-//! events, limits.
+//! events, limits, and the warnings that are turned off.
 
 use crate::catalogue::namespace;
-use crate::diagnostic::{Code, Report, Span};
+use crate::diagnostic::{Code, Report, Severity, Span};
 use crate::nearest::did_you_mean;
 use crate::sources::Sources;
 use crate::types::Fields;
 use crate::yaml::{self, Node, Scalar, Value};
 use loopy_contract::manifest::{Agent, Cap, Harness, Limits, Repo, Sandbox, Usd};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the registry lies.
 pub(crate) const FILE: &str = "registry.yml";
 
 const PROVIDERS: [&str; 4] = ["local", "docker", "daytona", "fargate"];
-const SECTIONS: [&str; 5] = ["defaults", "sandboxes", "agents", "events", "limits"];
+const SECTIONS: [&str; 6] = [
+    "defaults",
+    "sandboxes",
+    "agents",
+    "events",
+    "limits",
+    "warnings",
+];
 const AGENT_KEYS: [&str; 5] = ["model", "harness", "sandbox", "skills", "tools"];
 const SANDBOX_KEYS: [&str; 5] = ["provider", "image", "network", "env_file", "repos"];
 const REPO_KEYS: [&str; 4] = ["url", "ref", "path", "depth"];
@@ -87,6 +94,8 @@ pub(crate) struct RegistryDraft {
     pub(crate) limits: Option<Limits>,
     /// The workflows that limits name.
     pub(crate) limited: Vec<(String, Span)>,
+    /// The warnings that the project does not want to hear.
+    pub(crate) silenced: BTreeSet<Code>,
 }
 
 /// Reads the registry and reports what is wrong with it by itself.
@@ -106,6 +115,7 @@ pub(crate) fn read(sources: &Sources, report: &mut Report) -> RegistryDraft {
         events: reader.events(yaml::get(&entries, "events"), complete),
         limits: None,
         limited: Vec::new(),
+        silenced: reader.warnings(yaml::get(&entries, "warnings")),
     };
     let (limits, limited) = reader.limits(yaml::get(&entries, "limits"));
     reader.cross_names(&draft);
@@ -843,6 +853,46 @@ impl Reader<'_> {
                 .unwrap_or_default(),
             _ => entries,
         }
+    }
+
+    // Warnings.
+
+    /// The codes of `warnings: { W501: off }`.
+    fn warnings(&mut self, node: Option<&Node>) -> BTreeSet<Code> {
+        let mut silenced = BTreeSet::new();
+        let entries = node.and_then(|node| self.body(node, "`warnings`"));
+        for (key, value) in entries.unwrap_or_default() {
+            let name = key.as_written().unwrap_or("~");
+            let code = Code::from_name(name);
+            let Some(code) = code.filter(|code| code.severity() == Severity::Warning) else {
+                let (why, hint) = match code {
+                    Some(_) => ("an error, and errors cannot be turned off", None),
+                    None => ("the code of no warning", Code::nearest_warning(name)),
+                };
+                let hint = hint.map(|code| format!("did you mean `{}`?", code.short()));
+                let message = format!("`warnings` names `{name}`, which is {why}");
+                self.report
+                    .add(Code::W203, FILE, key.span, message)
+                    .hint(hint.unwrap_or_else(|| {
+                        "`loopy docs errors` lists all codes; those of warnings begin with W"
+                            .to_owned()
+                    }));
+                continue;
+            };
+            match value.as_text() {
+                Some("off") => {
+                    silenced.insert(code);
+                }
+                Some("on") => {}
+                _ => {
+                    let message = format!("`{name}` has to be `off` or `on`; it is ignored");
+                    self.report
+                        .add(Code::W202, FILE, value.span, message)
+                        .hint(format!("write {name}: off"));
+                }
+            }
+        }
+        silenced
     }
 
     // Limits.

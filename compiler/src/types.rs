@@ -7,7 +7,7 @@ use crate::yaml::{self, Node, Problem, Scalar, Value as Yaml};
 use loopy_contract::manifest::Contract;
 use loopy_contract::schema::schema_error;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The names a type may have.
 const NAMES: [&str; 8] = [
@@ -39,6 +39,8 @@ const ALIASES: [(&str, &str); 12] = [
 pub(crate) struct Fields {
     /// The fields with a readable type.
     pub(crate) contract: Contract,
+    /// Where their names stand; nothing of fields that no file declares.
+    places: BTreeMap<String, Span>,
     /// The fields whose type was refused; references to them are fine.
     rejected: BTreeSet<String>,
     /// Nothing could be read; any field may exist.
@@ -67,6 +69,11 @@ impl Fields {
         !self.unknown && !self.contract.fields.contains_key(field) && !self.rejected.contains(field)
     }
 
+    /// Where a field is declared.
+    pub(crate) fn place(&self, field: &str) -> Span {
+        self.places.get(field).copied().unwrap_or(Span::START)
+    }
+
     /// Reads the entries of a map of fields.
     pub(crate) fn read(entries: &[(Node, Node)], file: &str, report: &mut Report) -> Self {
         let mut fields = Self::default();
@@ -89,6 +96,7 @@ impl Fields {
                         fields.contract.optional.insert(name.to_owned());
                     }
                     fields.contract.fields.insert(name.to_owned(), schema);
+                    fields.places.insert(name.to_owned(), key.span);
                 }
                 Err(refusal) => {
                     let span = if value.is_null() {

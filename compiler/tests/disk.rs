@@ -30,7 +30,7 @@ fn secrets_and_what_tools_made_stay_out() {
     write(
         root,
         "registry.yml",
-        "agents: { A: { skills: [x], harness: command, sandbox: B } }\nsandboxes: { B: { provider: local } }\n",
+        "agents: { A: { skills: [x], harness: command, sandbox: B } }\nsandboxes: { B: { provider: local } }\nwarnings: { W502: off }\n",
     );
     write(root, "skills/x/SKILL.md", "x");
     write(root, "skills/x/.env", "SECRET=1");
