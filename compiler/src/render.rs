@@ -1,102 +1,16 @@
-//! Shows diagnostics: to people, with the line they are about, and to programs,
-//! as JSON.
+//! Shows diagnostics: to people, and to programs in the formats they read.
 
-use crate::diagnostic::{Diagnostic, Severity};
-use crate::sources::Sources;
-use std::collections::BTreeMap;
-use std::fmt::Write;
+mod github;
+mod human;
+mod json;
+mod sarif;
 
-const RED: &str = "\u{1b}[1;31m";
-const YELLOW: &str = "\u{1b}[1;33m";
-const CYAN: &str = "\u{1b}[36m";
-const RESET: &str = "\u{1b}[0m";
+pub use github::github;
+pub use human::human;
+pub use json::json;
+pub use sarif::sarif;
 
-/// The longest line, in bytes, of which something is shown. Longer ones are
-/// not written by hand, and each excerpt costs a walk through the line.
-const LONGEST: usize = 16 * 1024;
-
-/// How many characters of a line are shown.
-const SHOWN: usize = 160;
-
-/// For people: each diagnostic with its place, the line with a caret below it,
-/// and its hint. Ends with a newline, unless there is nothing to say. Colour
-/// adds nothing that cannot be read without it.
-pub fn human(diagnostics: &[Diagnostic], sources: &Sources, colour: bool) -> String {
-    let paint = |code: &'static str| if colour { (code, RESET) } else { ("", "") };
-    let mut lines: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut out = String::new();
-    for diagnostic in diagnostics {
-        let (on, off) = paint(match diagnostic.severity {
-            Severity::Error => RED,
-            Severity::Warning => YELLOW,
-        });
-        let (tint, untint) = paint(CYAN);
-        let span = diagnostic.span;
-        let file = printable(&diagnostic.file);
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            out,
-            "{on}{}{off} {} {tint}{file}:{}:{}{untint}: {}",
-            diagnostic.severity.name(),
-            diagnostic.code.name(),
-            span.line,
-            span.column,
-            printable(&diagnostic.message),
-        );
-        let in_file = lines
-            .entry(&diagnostic.file)
-            .or_insert_with(|| text(sources, &diagnostic.file).lines().collect());
-        let at = usize::try_from(span.line)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(1);
-        let shows = |line: &&&str| !line.trim().is_empty() && line.len() <= LONGEST;
-        if let Some(line) = in_file.get(at).filter(shows) {
-            excerpt(&mut out, line, diagnostic, on, off);
-        }
-        if let Some(hint) = &diagnostic.hint {
-            let _ = writeln!(out, "  {tint}hint:{untint} {}", printable(hint));
-        }
-    }
-    out
-}
-
-fn excerpt(out: &mut String, line: &str, diagnostic: &Diagnostic, on: &str, off: &str) {
-    let span = diagnostic.span;
-    let column = usize::try_from(span.column)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(1);
-    // A long line is shown around the place.
-    let from = if column >= SHOWN {
-        column.saturating_sub(SHOWN / 2)
-    } else {
-        0
-    };
-    let shown: String = line.chars().skip(from).take(SHOWN).collect();
-    let shown = printable(&shown);
-    let before = column - from;
-    let room = shown.chars().count().saturating_sub(before).max(1);
-    let length = usize::try_from(span.length)
-        .unwrap_or(usize::MAX)
-        .clamp(1, room);
-    let gutter = span.line.to_string();
-    let _ = writeln!(out, "  {gutter} | {shown}");
-    let _ = writeln!(
-        out,
-        "  {:width$} | {:before$}{on}{}{off}",
-        "",
-        "",
-        "^".repeat(length),
-        width = gutter.len(),
-    );
-}
-
-/// The text of a file as far as it is one.
-fn text<'a>(sources: &'a Sources, file: &str) -> &'a str {
-    sources
-        .bytes(file)
-        .and_then(|bytes| std::str::from_utf8(bytes).ok())
-        .unwrap_or_default()
-}
+use crate::diagnostic::Diagnostic;
 
 /// One space for each control character: a project's text must not drive the
 /// terminal, and a tab must not move the caret.
@@ -106,8 +20,67 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// For programs: `{"diagnostics": […]}`, indented, with a final newline.
-pub fn json(diagnostics: &[Diagnostic]) -> String {
-    let value = serde_json::json!({ "diagnostics": diagnostics });
-    format!("{value:#}\n")
+/// What a diagnostic says, with its hint in a line of its own.
+fn full_message(diagnostic: &Diagnostic) -> String {
+    let mut text = printable(&diagnostic.message);
+    if let Some(hint) = &diagnostic.hint {
+        text.push_str("\nhint: ");
+        text.push_str(&printable(hint));
+    }
+    text
+}
+
+/// The path of a diagnostic's file from where the project's folder is known as
+/// `folder`, which is empty when that is the project itself.
+fn path_below(folder: &str, diagnostic: &Diagnostic) -> String {
+    match folder.trim_end_matches('/') {
+        "" => diagnostic.file.clone(),
+        folder => format!("{folder}/{}", diagnostic.file),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::diagnostic::{Code, Severity, Span};
+
+    fn odd() -> Diagnostic {
+        Diagnostic {
+            code: Code::W101,
+            severity: Severity::Warning,
+            file: "workflows/a,b/50%: ü\u{7}.md".to_owned(),
+            span: Span {
+                line: 3,
+                column: 5,
+                length: 4,
+            },
+            message: "100%:\r\n::error::not so".to_owned(),
+            hint: Some("a\tb".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_workflow_command_stays_one_whatever_a_file_is_called() {
+        assert_eq!(
+            github(&[odd()], "sub/project/"),
+            "::warning file=sub/project/workflows/a%2Cb/50%25%3A ü%07.md,line=3,col=5,\
+             endLine=3,endColumn=8,title=LOOPY-W101::100%25:  ::error::not so%0Ahint: a b\n"
+                .replace("%07", " ")
+        );
+    }
+
+    #[test]
+    fn a_uri_holds_no_character_that_a_uri_cannot() {
+        let log: serde_json::Value = serde_json::from_str(&sarif(&[odd()], "")).unwrap();
+        let place = &log["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+        assert_eq!(
+            place["artifactLocation"]["uri"],
+            "workflows/a%2Cb/50%25%3A%20%C3%BC%07.md"
+        );
+        assert_eq!(
+            place["region"],
+            serde_json::json!({"startLine": 3, "startColumn": 5, "endLine": 3, "endColumn": 9})
+        );
+    }
 }
