@@ -11,6 +11,7 @@ mod builtin;
 mod catalogue;
 mod cron;
 mod diagnostic;
+pub mod format;
 mod frontmatter;
 mod lint;
 mod nearest;

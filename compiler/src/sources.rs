@@ -61,6 +61,13 @@ impl Sources {
         }
     }
 
+    /// One file, as it was found.
+    pub(crate) fn of(path: &str, file: File) -> Self {
+        Self {
+            files: BTreeMap::from([(path.to_owned(), file)]),
+        }
+    }
+
     /// A file as it was found.
     pub(crate) fn get(&self, path: &str) -> Option<&File> {
         self.files.get(path)

@@ -170,7 +170,7 @@ pub(crate) fn parse(text: &str, first_line: u32) -> Result<Document, Problem> {
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
     let mut builder = Builder {
-        first_line,
+        lines: Lines::of(text, first_line),
         restores,
         open: Vec::new(),
         root: None,
@@ -181,11 +181,11 @@ pub(crate) fn parse(text: &str, first_line: u32) -> Result<Document, Problem> {
     };
     for next in Parser::new_from_str_with_options(&hidden, options) {
         let (event, span) = next.map_err(|error| Problem {
-            span: builder.place(error.marker().line(), error.marker().col(), 1),
+            span: builder.lines.span(error.marker().index(), 1),
             message: error.info(),
         })?;
         let length = span.end.index().saturating_sub(span.start.index());
-        let place = builder.place(span.start.line(), span.start.col(), length);
+        let place = builder.lines.span(span.start.index(), length);
         builder.take(event, place)?;
     }
     Ok(Document {
@@ -206,8 +206,47 @@ struct Open {
     anchor: usize,
 }
 
-struct Builder {
+/// Where the lines of a text begin. YAML's own count knows other line ends, and
+/// goes past the end of the text.
+struct Lines {
     first_line: u32,
+    /// The character each line begins at, and at last the one behind the text.
+    starts: Vec<usize>,
+}
+
+impl Lines {
+    fn of(text: &str, first_line: u32) -> Self {
+        let mut starts = vec![0];
+        let mut count = 0;
+        for line in text.split_inclusive('\n') {
+            count += line.chars().count();
+            starts.push(count);
+        }
+        if !text.is_empty() && !text.ends_with('\n') {
+            starts.pop();
+        }
+        // Behind the last line, as if it were ended.
+        starts.push(count + 1);
+        Self { first_line, starts }
+    }
+
+    /// The place of up to `length` characters from the one at `index`, on its line.
+    fn span(&self, index: usize, length: usize) -> Span {
+        let end = self.starts.last().copied().unwrap_or_default();
+        let index = index.min(end.saturating_sub(1));
+        let line = self.starts.partition_point(|start| *start <= index);
+        let start_of = |line: usize| self.starts.get(line).copied().unwrap_or(end);
+        let left = start_of(line).saturating_sub(1).saturating_sub(index);
+        Span {
+            line: number(line - 1).saturating_add(self.first_line),
+            column: number(index - start_of(line - 1)).saturating_add(1),
+            length: number(length.min(left)).max(1),
+        }
+    }
+}
+
+struct Builder {
+    lines: Lines,
     restores: bool,
     open: Vec<Open>,
     root: Option<Node>,
@@ -219,14 +258,6 @@ struct Builder {
 }
 
 impl Builder {
-    fn place(&self, line: usize, column: usize, length: usize) -> Span {
-        Span {
-            line: number(line.max(1) - 1).saturating_add(self.first_line),
-            column: number(column).saturating_add(1),
-            length: number(length).max(1),
-        }
-    }
-
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Problem> {
         match event {
             Event::DocumentStart(..) => {
@@ -474,7 +505,7 @@ const HIDDEN: [(char, char); 6] = [
 /// Replaces the brackets and commas of each `enum[…]` and `list[…]`, one
 /// character by one, so that no position moves. Wherever that was not a type
 /// (in a quoted string, in a comment) nothing is lost, as all of it is put back.
-fn hide_type_brackets(text: &str) -> Cow<'_, str> {
+pub(crate) fn hide_type_brackets(text: &str) -> Cow<'_, str> {
     let has_types = text.contains("enum[") || text.contains("list[");
     if !has_types || text.contains(|c| HIDDEN.iter().any(|(_, hidden)| *hidden == c)) {
         return Cow::Borrowed(text);
@@ -587,6 +618,20 @@ mod tests {
             document.root.unwrap().to_json().unwrap(),
             json!({"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"y": 2, "x": 4}})
         );
+    }
+
+    #[test]
+    fn places_lie_in_the_text() {
+        let place = |text, index, length| {
+            let span = Lines::of(text, 1).span(index, length);
+            (span.line, span.column, span.length)
+        };
+        assert_eq!(place("", 7, 7), (1, 1, 1));
+        assert_eq!(place("é\nab\n", 2, 9), (2, 1, 2));
+        assert_eq!(place("é\nab\n", 9, 9), (3, 1, 1));
+        assert_eq!(place("é\nab", 3, 1), (2, 2, 1));
+        assert_eq!(place("é\nab", 9, 1), (2, 3, 1));
+        assert_eq!(place("a\r\n", 1, 5), (1, 2, 1));
     }
 
     #[test]

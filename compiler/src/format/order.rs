@@ -1,0 +1,119 @@
+//! The order in which keys are written: what starts a step, who does it, what
+//! comes of it, and what bounds it; a registry in the order in which its parts
+//! name each other.
+
+/// What is known of a map, or of the items of a list.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// The keys of a map in their order, and what is below each.
+    keys: &'static [(&'static str, &'static Order)],
+    /// What is below every other key, or in the items of a list.
+    others: Option<&'static Order>,
+}
+
+impl Order {
+    /// Where a key belongs; unknown keys keep their order, behind the known
+    /// ones. What is merged in comes first, as it is the base of the rest.
+    pub(super) fn rank(&self, key: &str) -> usize {
+        if self.keys.is_empty() || key == "<<" {
+            return 0;
+        }
+        let found = self.keys.iter().position(|(known, _)| *known == key);
+        found.unwrap_or(self.keys.len()) + 1
+    }
+
+    /// What is known below a key.
+    pub(super) fn below(&self, key: &str) -> &'static Self {
+        let found = self.keys.iter().find(|(known, _)| *known == key);
+        found.map_or_else(|| self.items(), |(_, order)| order)
+    }
+
+    /// What is known of the items of a list.
+    pub(super) fn items(&self) -> &'static Self {
+        self.others.unwrap_or(&FREE)
+    }
+}
+
+const fn map(keys: &'static [(&'static str, &'static Order)]) -> Order {
+    Order { keys, others: None }
+}
+
+const fn each(order: &'static Order) -> Order {
+    Order {
+        keys: &[],
+        others: Some(order),
+    }
+}
+
+/// Names that people give, values that have no keys, JSON Schema.
+static FREE: Order = map(&[]);
+
+/// A step's frontmatter.
+pub(super) static STEP: Order = map(&[
+    ("on", &TRIGGER),
+    ("after", &FREE),
+    ("when", &FREE),
+    ("each", &FREE),
+    ("agent", &FREE),
+    ("output", &FREE),
+    ("emits", &FREE),
+    ("loop", &LOOP),
+    ("budget", &BUDGET),
+    ("retry", &RETRY),
+    ("approve", &APPROVE),
+    ("concurrency", &CONCURRENCY),
+]);
+
+static TRIGGER: Order = map(&[("event", &FREE), ("when", &FREE), ("debounce", &FREE)]);
+static LOOP: Order = map(&[("to", &FREE), ("until", &FREE), ("max", &FREE)]);
+static BUDGET: Order = map(&[
+    ("wall_clock", &FREE),
+    ("spend", &FREE),
+    ("tokens", &FREE),
+    ("turns", &FREE),
+    ("window", &FREE),
+    ("latency", &FREE),
+]);
+static RETRY: Order = map(&[("max", &FREE), ("backoff", &FREE), ("on", &FREE)]);
+static APPROVE: Order = map(&[("before", &FREE), ("within", &FREE), ("otherwise", &FREE)]);
+static CONCURRENCY: Order = map(&[("key", &FREE), ("limit", &FREE), ("strategy", &FREE)]);
+
+/// `registry.yml`.
+pub(super) static REGISTRY: Order = map(&[
+    ("defaults", &DEFAULTS),
+    ("sandboxes", &SANDBOXES),
+    ("agents", &AGENTS),
+    ("events", &FREE),
+    ("limits", &LIMITS),
+]);
+
+static DEFAULTS: Order = map(&[("agent", &AGENT)]);
+static AGENTS: Order = each(&AGENT);
+static AGENT: Order = map(&[
+    ("harness", &HARNESS),
+    ("model", &FREE),
+    ("sandbox", &FREE),
+    ("skills", &FREE),
+    ("tools", &FREE),
+]);
+static HARNESS: Order = map(&[("runtime", &FREE), ("model", &FREE)]);
+static SANDBOXES: Order = each(&SANDBOX);
+static SANDBOX: Order = map(&[
+    ("provider", &FREE),
+    ("image", &FREE),
+    ("env_file", &FREE),
+    ("network", &FREE),
+    ("repos", &REPOS),
+]);
+static REPOS: Order = each(&REPO);
+static REPO: Order = map(&[
+    ("url", &FREE),
+    ("ref", &FREE),
+    ("path", &FREE),
+    ("depth", &FREE),
+]);
+static LIMITS: Order = map(&[
+    ("cascade_spend", &FREE),
+    ("day", &FREE),
+    ("workflows", &FREE),
+]);

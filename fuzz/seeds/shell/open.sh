@@ -1,0 +1,1 @@
+# loopy: webhook="/x" emits="Pong
