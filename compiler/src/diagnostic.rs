@@ -291,6 +291,11 @@ impl Report {
         all.any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    /// Adds all that another report has.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.diagnostics.append(&mut other.diagnostics);
+    }
+
     /// All diagnostics by file, place and code, each once, without the warnings
     /// that are `silenced`.
     pub(crate) fn finish(mut self, silenced: &BTreeSet<Code>) -> Vec<Diagnostic> {

@@ -16,6 +16,7 @@ mod frontmatter;
 mod lint;
 mod nearest;
 mod outline;
+mod parallel;
 mod reference;
 mod registry;
 pub mod render;

@@ -1,7 +1,9 @@
 //! The files of a project, in memory. The only place of this crate that reads
 //! a disk.
 
+use crate::parallel;
 use std::collections::BTreeMap;
+use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
@@ -43,6 +45,7 @@ impl Sources {
             root,
             canonical: root.canonicalize()?,
             sources: Self::default(),
+            regular: Vec::new(),
         };
         reader.read()
     }
@@ -123,17 +126,26 @@ struct Reader<'a> {
     root: &'a Path,
     canonical: PathBuf,
     sources: Sources,
+    /// The regular files that are still to be read, by path in the project.
+    regular: Vec<(String, PathBuf)>,
 }
 
 impl Reader<'_> {
     fn read(mut self) -> io::Result<Sources> {
         let registry = self.root.join("registry.yml");
         if registry.symlink_metadata().is_ok() {
-            self.take("registry.yml".to_owned(), &registry);
+            let kind = registry.metadata().ok().map(|found| found.file_type());
+            self.take("registry.yml".to_owned(), registry, kind);
         }
         self.walk("workflows", 2);
         self.walk("skills", usize::MAX);
         self.walk("sensors", usize::MAX);
+        let contents = parallel::map(&self.regular, |(_, path)| match std::fs::read(path) {
+            Ok(bytes) => File::Bytes(bytes),
+            Err(error) => File::Unreadable(error.to_string()),
+        });
+        let regular = self.regular.into_iter().map(|(relative, _)| relative);
+        self.sources.files.extend(regular.zip(contents));
         Ok(self.sources)
     }
 
@@ -196,7 +208,7 @@ impl Reader<'_> {
             !entry.file_type().is_dir()
         };
         if takes {
-            self.take(path, entry.path());
+            self.take(path, entry.path().to_owned(), Some(entry.file_type()));
         }
         false
     }
@@ -208,19 +220,20 @@ impl Reader<'_> {
             .is_ok_and(|target| target.starts_with(&self.canonical))
     }
 
-    fn take(&mut self, relative: String, path: &Path) {
-        let file = if relative.contains('\u{fffd}') && path.to_str().is_none() {
-            File::Unreadable("its name is not UTF-8".to_owned())
-        } else if path.is_dir() {
-            File::Unreadable("it is a folder".to_owned())
-        } else if !path.is_file() {
-            File::Unreadable("it is not a regular file".to_owned())
+    /// Takes a file of this kind; `None` when there is nothing where a link
+    /// leads.
+    fn take(&mut self, relative: String, path: PathBuf, kind: Option<FileType>) {
+        let why = if relative.contains('\u{fffd}') && path.to_str().is_none() {
+            "its name is not UTF-8"
+        } else if kind.is_some_and(|kind| kind.is_dir()) {
+            "it is a folder"
+        } else if !kind.is_some_and(|kind| kind.is_file()) {
+            "it is not a regular file"
         } else {
-            match std::fs::read(path) {
-                Ok(bytes) => File::Bytes(bytes),
-                Err(error) => File::Unreadable(error.to_string()),
-            }
+            self.regular.push((relative, path));
+            return;
         };
+        let file = File::Unreadable(why.to_owned());
         self.sources.files.insert(relative, file);
     }
 

@@ -4,6 +4,7 @@ use crate::cron;
 use crate::diagnostic::{Code, Report, Span, number};
 use crate::frontmatter::{self, Unframed};
 use crate::nearest::did_you_mean;
+use crate::parallel;
 use crate::sources::{File, Sources};
 use crate::template::{self, TagKind};
 use crate::types::Fields;
@@ -77,14 +78,24 @@ impl Workflows {
 
 /// Reads all step files.
 pub(crate) fn read_all(sources: &Sources, report: &mut Report) -> Workflows {
-    let mut workflows = Workflows::default();
-    for (path, file) in sources.below("workflows/") {
-        let Some((workflow, name)) = step_name(path) else {
-            continue;
+    let files: Vec<_> = sources
+        .below("workflows/")
+        .filter_map(|(path, file)| Some((path, file, step_name(path)?)))
+        .collect();
+    let read = parallel::map(&files, |(path, file, (workflow, name))| {
+        let mut report = Report::default();
+        let mut reader = Reader {
+            file: path,
+            report: &mut report,
         };
+        let step = reader.step(workflow, name, file);
+        (step, report)
+    });
+    let mut workflows = Workflows::default();
+    for ((_, _, (workflow, name)), (step, found)) in files.into_iter().zip(read) {
+        report.append(found);
         let draft = workflows.by_name.entry(workflow.to_owned()).or_default();
-        let mut reader = Reader { file: path, report };
-        match reader.step(workflow, name, file) {
+        match step {
             Some(step) => {
                 draft.steps.insert(name.to_owned(), step);
             }

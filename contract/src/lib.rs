@@ -9,3 +9,4 @@ pub mod ids;
 pub mod manifest;
 pub mod report;
 pub mod schema;
+mod sorted;

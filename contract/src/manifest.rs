@@ -4,12 +4,15 @@
 
 use crate::expression::Condition;
 use crate::failure::FailureClass;
-use crate::ids::{ManifestHash, sha256_hex};
+use crate::ids::{Hasher, ManifestHash};
+use crate::sorted::{Sorted, SortedEntries};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::{self, BufWriter};
 
 /// The version of the shape below. A reader refuses any other.
 pub const SCHEMA_VERSION: &str = "3";
@@ -70,9 +73,9 @@ pub enum ManifestError {
 impl Manifest {
     /// The hash of the content: SHA-256 over the JSON with `hash` left empty.
     pub fn content_hash(&self) -> ManifestHash {
-        let mut unhashed = self.clone();
-        unhashed.hash = String::new();
-        ManifestHash(sha256_hex(unhashed.json().as_bytes()))
+        let mut hasher = BufWriter::with_capacity(1 << 14, Hasher::default());
+        self.write(&mut hasher, "");
+        ManifestHash(hasher.into_inner().map(Hasher::hex).unwrap_or_default())
     }
 
     /// Gives the manifest its hash.
@@ -84,17 +87,43 @@ impl Manifest {
     /// The bytes that `loopy compile` writes: two-space indent, sorted keys, a
     /// final newline.
     pub fn to_json(&self) -> String {
-        let mut text = self.json();
-        text.push('\n');
-        text
+        let mut text = Vec::new();
+        self.write(&mut text, &self.hash);
+        text.push(b'\n');
+        String::from_utf8(text).unwrap_or_default()
     }
 
-    fn json(&self) -> String {
-        // Through `Value`, whose maps are sorted, so that struct fields are
-        // sorted too. Manifests hold only JSON values, so this cannot fail.
-        serde_json::to_value(self)
-            .and_then(|value| serde_json::to_string_pretty(&value))
-            .unwrap_or_default()
+    fn write(&self, writer: impl io::Write, hash: &str) {
+        // Memory and a hasher take all that is written, and manifests hold only
+        // JSON values, so this cannot fail.
+        let mut serializer = serde_json::Serializer::pretty(writer);
+        let _ = self.write_sorted(&mut serializer, hash);
+    }
+
+    /// The fields in sorted order, like the keys below them.
+    fn write_sorted<S: Serializer>(&self, serializer: S, hash: &str) -> Result<S::Ok, S::Error> {
+        let Self {
+            schema_version,
+            loopy_version,
+            hash: _,
+            registry,
+            workflows,
+            sensors,
+            lineage,
+            skills,
+            sensor_files,
+        } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("hash", hash)?;
+        map.serialize_entry("lineage", &Sorted(lineage))?;
+        map.serialize_entry("loopy_version", loopy_version)?;
+        map.serialize_entry("registry", &Sorted(registry))?;
+        map.serialize_entry("schema_version", schema_version)?;
+        map.serialize_entry("sensor_files", sensor_files)?;
+        map.serialize_entry("sensors", &Sorted(sensors))?;
+        map.serialize_entry("skills", skills)?;
+        map.serialize_entry("workflows", &SortedEntries(workflows))?;
+        map.end()
     }
 
     /// Reads a manifest and checks version and hash.
