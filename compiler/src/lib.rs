@@ -82,13 +82,11 @@ pub fn compile(sources: &Sources) -> Compilation {
     reference::check_bodies(&workflows, &registry, &mut report);
     reference::check_steps(&workflows, &registry, &mut report);
     reference::check_registry(&workflows, &registry, &skills, &mut report);
-    if !sensors.incomplete {
-        reference::check_producers(&workflows, &registry, &sensors.drafts, &mut report);
-    }
 
     let outline = outline::of(&workflows, &sensors.drafts);
-    // What an error hides may well be used.
+    // What an error hides may well be made and used.
     if !report.has_errors() {
+        reference::check_producers(&workflows, &registry, &sensors.drafts, &mut report);
         lint::check(&workflows, &registry, &sensors.drafts, &mut report);
     }
 

@@ -20,12 +20,10 @@ pub(crate) struct SensorDraft {
     pub(crate) span: Span,
 }
 
-/// All sensors, and whether each file could be read.
+/// All sensors that could be read.
 #[derive(Debug, Default)]
 pub(crate) struct Sensors {
     pub(crate) drafts: Vec<SensorDraft>,
-    /// Something could not be read, so that what is missing may be there.
-    pub(crate) incomplete: bool,
 }
 
 /// What a file says about one sensor, before any check. It knows whether an
@@ -73,6 +71,7 @@ pub(crate) fn read_all(sources: &Sources, report: &mut Report) -> Sensors {
         report,
         sensors: Sensors::default(),
         routes: BTreeSet::new(),
+        refused: BTreeSet::new(),
     };
     for (path, file) in sources.below("sensors/") {
         let file_name = path.rsplit('/').next().unwrap_or(path);
@@ -116,11 +115,12 @@ struct Reader<'a> {
     sensors: Sensors,
     /// The pairs of path and event that are taken.
     routes: BTreeSet<(String, String)>,
+    /// The paths with a scheme that was refused.
+    refused: BTreeSet<String>,
 }
 
 impl Reader<'_> {
     fn unreadable(&mut self, path: &str, span: Span, message: String) {
-        self.sensors.incomplete = true;
         self.report.add(Code::E402, path, span, message);
     }
 
@@ -138,7 +138,6 @@ impl Reader<'_> {
     fn take(&mut self, path: &str, source: SensorSource, declared: Declared) {
         let (name, span) = (declared.name, declared.span);
         let Argument::Text(emits, emits_span) = declared.emits else {
-            self.sensors.incomplete = true;
             let (at, message) = match declared.emits {
                 Argument::Dynamic(at) => (at, "`emits` that is no literal text"),
                 _ => (span, "no `emits`"),
@@ -174,14 +173,16 @@ impl Reader<'_> {
                         .hint(format!("write \"/{route}\""));
                 }
                 if !self.routes.insert((route.clone(), emits.clone())) {
-                    self.sensors.incomplete = true;
-                    self.report.add(
+                            self.report.add(
                         Code::E403,
                         path,
                         span,
                         format!("another sensor already emits `{emits}` at `{route}`"),
                     );
                     return;
+                }
+                if verify.is_none() && declared.verify != Argument::Absent {
+                    self.refused.insert(route.clone());
                 }
                 let verify = verify.or_else(|| scheme_of_path(&route));
                 SensorTrigger::Webhook {
@@ -264,7 +265,6 @@ impl Reader<'_> {
     }
 
     fn no_trigger(&mut self, path: &str, span: Span, message: String, hint: &str) {
-        self.sensors.incomplete = true;
         self.report.add(Code::E403, path, span, message).hint(hint);
     }
 
@@ -341,7 +341,7 @@ impl Reader<'_> {
         for draft in &mut self.sensors.drafts {
             if let SensorTrigger::Webhook { path, verify } = &mut draft.sensor.trigger {
                 *verify = verify.or_else(|| schemes.get(path.as_str()).copied());
-                if verify.is_none() {
+                if verify.is_none() && !self.refused.contains(path) {
                     self.report
                         .add(
                             Code::W401,

@@ -45,7 +45,7 @@ fn project() -> Sources {
     sources.insert("workflows/greet/hello.md", STEP);
     sources.insert(
         "workflows/greet/scan-deps.md",
-        "---\nafter: hello\nagent: Shell\noutput: { count: int }\n---\necho {{ hello.verdict }}\n",
+        "---\nafter: hello\nagent: Shell\noutput: { count: int }\n---\necho {{ hello.verdict }} {{ hello.notes }}\n",
     );
     sources.insert(
         "workflows/greet/tell.md",
