@@ -7,6 +7,7 @@ mod compile;
 mod deploy;
 mod destroy;
 mod emit;
+mod fmt;
 mod home;
 mod output;
 mod present;
@@ -37,6 +38,8 @@ struct Cli {
 enum Command {
     /// Check a project and write its manifest
     Compile(compile::Arguments),
+    /// Bring the registry and the steps into one layout
+    Fmt(fmt::Arguments),
     /// Run what one event sets off, here and now
     Trigger(trigger::Arguments),
     /// Serve a project on this machine
@@ -83,6 +86,9 @@ enum CommandError {
     /// `loopy compile` broke off.
     #[error(transparent)]
     Compile(#[from] compile::CompileError),
+    /// `loopy fmt` broke off.
+    #[error(transparent)]
+    Fmt(#[from] fmt::FmtError),
     /// `loopy trigger` broke off.
     #[error(transparent)]
     Trigger(#[from] trigger::TriggerError),
@@ -102,6 +108,7 @@ impl CommandError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Compile(error) => error.hint(),
+            Self::Fmt(error) => error.hint(),
             Self::Trigger(error) => error.hint(),
             Self::Run(error) => error.hint(),
             Self::Runs(error) => error.hint(),
@@ -116,6 +123,7 @@ fn main() -> ExitCode {
     let terminal = Terminal::from_env();
     let outcome: Result<Outcome, CommandError> = match &cli.command {
         Command::Compile(arguments) => compile::run(arguments, &terminal).map_err(Into::into),
+        Command::Fmt(arguments) => fmt::run(arguments, &terminal).map_err(Into::into),
         Command::Trigger(arguments) => trigger::run(arguments, &terminal).map_err(Into::into),
         Command::Run(arguments) => run::run(arguments, &terminal).map_err(Into::into),
         Command::Runs(arguments) => runs::run(arguments, &terminal).map_err(Into::into),

@@ -13,6 +13,7 @@ mod debian;
 mod dist;
 mod emulator;
 mod error;
+mod fuzz;
 mod http;
 mod process;
 mod schemas;
@@ -67,6 +68,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Look for inputs that the compiler does not survive
+    Fuzz {
+        /// How long to look, for each target
+        #[arg(long, default_value_t = 120)]
+        seconds: u32,
+        /// Only this target
+        target: Option<String>,
+    },
     /// Measure compile time, size and start of the functions, and hand-offs between steps
     Bench {
         /// Only this part
@@ -101,6 +110,7 @@ fn run(task: Task) -> Result<(), Error> {
         }
         Task::Gen { check: true } => schemas::check(&workspace.root),
         Task::Gen { check: false } => schemas::write(&workspace.root),
+        Task::Fuzz { seconds, target } => fuzz::run(&workspace, seconds, target.as_deref()),
         Task::Bench { part } => bench::run(&workspace, part),
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod compile;
+mod fmt;
 mod kills;
 mod run;
 mod runs;

@@ -291,7 +291,11 @@ impl<'a> Reader<'a> {
             node.kind,
             Kind::Scalar | Kind::FlowList(_) | Kind::FlowMap(_)
         );
-        if !is_plain || self.at != node.start() || text.is_empty() || text.contains('\n') {
+        if !is_plain
+            || self.at != node.start()
+            || node.range.is_empty()
+            || text.contains('\n')
+        {
             return Err(Odd);
         }
         self.at = node.range.end;
@@ -647,6 +651,8 @@ impl<'a> Writer<'a> {
     fn flat(&self, node: &Node, order: &Order) -> Option<String> {
         match node.kind {
             Kind::FlowMap(_) | Kind::FlowList(_) => self.flow(node, order),
+            // An anchor or a tag alone would take in the colon behind it.
+            Kind::Scalar if node.range.is_empty() && !node.is_empty() => None,
             Kind::Scalar | Kind::Alias => {
                 let text = self.text.get(node.start()..node.range.end)?;
                 (!text.contains('\n')).then(|| text.to_owned())
