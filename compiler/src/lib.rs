@@ -13,6 +13,7 @@ mod cron;
 mod diagnostic;
 pub mod format;
 mod frontmatter;
+pub mod generate;
 mod lint;
 mod nearest;
 mod outline;

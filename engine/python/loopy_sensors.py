@@ -51,7 +51,8 @@ class Event:
     _event = "Event"
     _known = frozenset()
 
-    def __init__(self, **fields):
+    # `/`, as a field may be called `self`.
+    def __init__(self, /, **fields):
         unknown = sorted(set(fields) - type(self)._known)
         if unknown:
             raise TypeError(
@@ -199,6 +200,11 @@ class Tick:
 
     def __repr__(self):
         return "Tick(scheduled_at=%s, last_run=%s)" % (self.scheduled_at, self.last_run)
+
+
+# For annotations: `def hook(request: Request)`.
+_package.Request = Request
+_package.Tick = Tick
 
 
 _MOMENT = re.compile(

@@ -154,6 +154,8 @@ impl Surroundings<'_> {
             .env("LOOPY_TEST_CFN_LINT", self.tools.python_program("cfn-lint"))
             .env("LOOPY_TEST_AWS", self.tools.python_program("aws"))
             .env("LOOPY_TEST_PYTHON", self.tools.python_program("python"))
+            .env("LOOPY_TEST_PYRIGHT", self.tools.node_program("pyright"))
+            .env("LOOPY_TEST_TSC", self.tools.node_program("tsc"))
             .env("LOOPY_TEST_CLAUDE", self.tools.claude())
             .env("LOOPY_TEST_WEBHOOKS", self.tools.webhooks());
         command

@@ -1,6 +1,7 @@
 //! Installs the tools the tests use, each pinned, into the target folder: a Python
-//! virtual environment (emulator, cfn-lint, cargo-lambda, AWS CLI) and npm packages
-//! (Claude Code, real webhook deliveries). Does nothing when they are there already.
+//! virtual environment (emulator, cfn-lint, cargo-lambda, AWS CLI, mypy) and npm
+//! packages (Claude Code, real webhook deliveries, pyright, TypeScript). Does nothing
+//! when they are there already.
 
 use crate::debian::{self, Need};
 use crate::error::Error;
@@ -12,6 +13,8 @@ use std::process::Command;
 
 const CLAUDE_CODE: &str = "2.1.329";
 const WEBHOOKS: &str = "@octokit/webhooks-examples@7.6.1";
+const PYRIGHT: &str = "pyright@1.1.414";
+const TYPESCRIPT: &str = "typescript@7.0.2";
 
 const NEEDS: [Need; 3] = [
     Need {
@@ -52,6 +55,11 @@ impl Tools {
     /// A program of the virtual environment.
     pub(crate) fn python_program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
+    }
+
+    /// A program of the npm packages.
+    pub(crate) fn node_program(&self, name: &str) -> PathBuf {
+        self.node_modules.join(".bin").join(name)
     }
 
     /// The Claude Code binary.
@@ -95,6 +103,8 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Tools, Error> {
     let packages = [
         format!("{claude_package}@{CLAUDE_CODE}"),
         WEBHOOKS.to_owned(),
+        PYRIGHT.to_owned(),
+        TYPESCRIPT.to_owned(),
     ];
     install(&npm, &packages.join("\n"), || node(&npm, &packages))?;
 
@@ -148,7 +158,7 @@ fn python_stamp(root: &Path) -> Result<String, Error> {
 }
 
 fn python(root: &Path, venv: &Path) -> Result<(), Error> {
-    eprintln!("installing the emulator, cfn-lint, cargo-lambda and the AWS CLI");
+    eprintln!("installing the emulator, cfn-lint, cargo-lambda, the AWS CLI and mypy");
     process::run_beside(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
     let [requirements, constraints] = requirement_files(root);
     process::run_beside(
