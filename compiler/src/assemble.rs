@@ -1,12 +1,14 @@
 //! Puts the manifest together from parts that have no errors.
 
+use crate::condition::ConditionDraft;
 use crate::registry::RegistryDraft;
 use crate::sensor::Sensors;
 use crate::sources::{File, Sources};
 use crate::step::{TriggerDraft, WorkflowDraft, Workflows};
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::{
-    EventLineage, FileHash, Lineage, Manifest, Registry, SCHEMA_VERSION, Step, Trigger, Workflow,
+    Each, EventLineage, FileHash, Lineage, Loop, Manifest, Registry, SCHEMA_VERSION, Step, Trigger,
+    Workflow,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -90,6 +92,7 @@ fn registry(draft: RegistryDraft) -> Registry {
 fn workflow(draft: WorkflowDraft) -> Workflow {
     let entry = draft.entry().map(|step| step.name.clone());
     let steps = draft.steps.into_iter().map(|(name, step)| {
+        let forms = step.forms;
         let step = Step {
             id: step.id,
             trigger: match step.trigger {
@@ -101,13 +104,24 @@ fn workflow(draft: WorkflowDraft) -> Workflow {
             output: step.output.contract.fields,
             output_optional: step.output.contract.optional,
             emits: step.emits.into_iter().map(|(event, _)| event).collect(),
-            emits_when: BTreeMap::new(),
-            when: None,
-            each: None,
-            retry: None,
-            approve: None,
-            concurrency: None,
-            r#loop: None,
+            emits_when: forms
+                .emits_when
+                .iter()
+                .map(|(event, condition)| (event.clone(), condition.lower()))
+                .collect(),
+            when: forms.when.read().map(ConditionDraft::lower),
+            each: forms.each.map(|each| Each {
+                over: each.over,
+                name: each.name,
+            }),
+            retry: forms.retry,
+            approve: forms.approve,
+            concurrency: forms.concurrency.map(|draft| draft.concurrency),
+            r#loop: forms.r#loop.map(|draft| Loop {
+                to: draft.to,
+                until: draft.until.lower(),
+                max: draft.max,
+            }),
             budget: step.budget,
             body: step.body,
             refs: step

@@ -9,8 +9,12 @@
 mod assemble;
 mod builtin;
 mod catalogue;
+mod condition;
 mod cron;
 mod diagnostic;
+mod duration;
+mod expression;
+mod forms;
 pub mod format;
 mod frontmatter;
 pub mod generate;
@@ -18,6 +22,8 @@ mod lint;
 mod nearest;
 mod outline;
 mod parallel;
+mod presence;
+mod reads;
 mod reference;
 mod registry;
 pub mod render;
@@ -26,6 +32,7 @@ mod sources;
 mod step;
 mod template;
 mod types;
+mod value_type;
 mod workflow;
 mod yaml;
 
@@ -80,7 +87,7 @@ pub fn compile(sources: &Sources) -> Compilation {
     // Before the built-in events are registered: sensors may not emit those.
     sensor::check(&sensors, &registry, &mut report);
     builtin::inject(&workflows, &mut registry, &mut sensors.drafts, &mut report);
-    reference::check_bodies(&workflows, &registry, &mut report);
+    reads::check(&workflows, &registry, &mut report);
     reference::check_steps(&workflows, &registry, &mut report);
     reference::check_registry(&workflows, &registry, &skills, &mut report);
 

@@ -112,7 +112,9 @@ fn check_outputs(workflow: &WorkflowDraft, registry: &RegistryDraft, report: &mu
             .map(String::as_str)
             .collect();
         for field in step.output.contract.fields.keys() {
-            if read.contains(&(&step.name, field)) || told.contains(field.as_str()) {
+            let is_read = |field| read.contains(&(step.name.as_str(), field));
+            // The empty field is all of them.
+            if is_read(field.as_str()) || is_read("") || told.contains(field.as_str()) {
                 continue;
             }
             let message = format!("nothing reads the output `{field}` of step `{}`", step.name);
@@ -145,6 +147,7 @@ fn emitted(step: &StepDraft) -> impl Iterator<Item = (&str, Span)> {
 fn reads(step: &StepDraft) -> impl Iterator<Item = (&str, &str)> {
     let refs = step.refs.iter();
     refs.map(|(reference, _)| (reference.producer.as_str(), reference.field.as_str()))
+        .chain(step.forms.references())
 }
 
 // Cascades.

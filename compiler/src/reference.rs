@@ -1,127 +1,14 @@
-//! Checks that every name means something: events, agents, sandboxes, skills,
-//! and the fields that bodies refer to.
+//! Checks that every registered name means something: events, agents,
+//! sandboxes, skills.
 
 use crate::catalogue::namespace;
 use crate::diagnostic::{Code, Report, Span};
 use crate::nearest::did_you_mean;
 use crate::registry::{self, RegistryDraft};
 use crate::sensor::SensorDraft;
-use crate::step::{StepDraft, TriggerDraft, WorkflowDraft, Workflows};
-use loopy_contract::manifest::{Ref, Trigger};
+use crate::step::{StepDraft, TriggerDraft, Workflows};
+use loopy_contract::manifest::Trigger;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The fields of a schedule's tick.
-const TICK: [&str; 2] = ["scheduled_at", "last_run"];
-
-/// Checks the references in bodies.
-pub(crate) fn check_bodies(workflows: &Workflows, registry: &RegistryDraft, report: &mut Report) {
-    for workflow in workflows.by_name.values() {
-        let trigger = workflow.entry().and_then(|entry| match &entry.trigger {
-            TriggerDraft::Read(trigger, _) => Some(trigger),
-            _ => None,
-        });
-        for step in workflow.steps.values() {
-            for (reference, span) in &step.refs {
-                if reference.producer == "event" {
-                    check_event_field(trigger, registry, step, reference, *span, report);
-                } else {
-                    check_step_field(workflow, step, reference, *span, report);
-                }
-            }
-        }
-    }
-}
-
-fn check_event_field(
-    trigger: Option<&Trigger>,
-    registry: &RegistryDraft,
-    step: &StepDraft,
-    reference: &Ref,
-    span: Span,
-    report: &mut Report,
-) {
-    let field = reference.field.as_str();
-    match trigger {
-        Some(Trigger::Cron { .. }) if !TICK.contains(&field) => {
-            report
-                .add(
-                    Code::E303,
-                    &step.file,
-                    span,
-                    format!("the tick of a schedule has no field `{field}`"),
-                )
-                .hint(format!("its fields are {}", TICK.join(" and ")));
-        }
-        Some(Trigger::Event { event, .. }) => {
-            // An event that is not registered is reported where it is named.
-            let Some(entry) = registry.events.entries.get(event) else {
-                return;
-            };
-            if entry.body.lacks(field) {
-                let fields = &entry.body.contract.fields;
-                let names: Vec<&str> = fields.keys().map(String::as_str).collect();
-                report
-                    .add(
-                        Code::E302,
-                        &step.file,
-                        span,
-                        format!("event `{event}` has no field `{field}`"),
-                    )
-                    .hint_if(did_you_mean(field, names.iter().copied()).or_else(|| {
-                        (!names.is_empty()).then(|| format!("its fields are {}", names.join(", ")))
-                    }));
-            }
-        }
-        _ => {}
-    }
-}
-
-fn check_step_field(
-    workflow: &WorkflowDraft,
-    step: &StepDraft,
-    reference: &Ref,
-    span: Span,
-    report: &mut Report,
-) {
-    let (producer, field) = (reference.producer.as_str(), reference.field.as_str());
-    if !step.after.iter().any(|(name, _)| name == producer) {
-        let diagnostic = report.add(
-            Code::E304,
-            &step.file,
-            span,
-            format!("`{producer}` is not in `after` of step `{}`", step.name),
-        );
-        if producer != step.name && workflow.steps.contains_key(producer) {
-            diagnostic.hint(format!("add `{producer}` to `after`"));
-        } else {
-            let known = step
-                .after
-                .iter()
-                .map(|(name, _)| name.as_str())
-                .chain(["event"]);
-            diagnostic.hint_if(did_you_mean(producer, known));
-        }
-        return;
-    }
-    // A predecessor that does not exist is reported where it is named.
-    let Some(output) = workflow.steps.get(producer).map(|step| &step.output) else {
-        return;
-    };
-    if output.lacks(field) {
-        let names: Vec<&str> = output.contract.fields.keys().map(String::as_str).collect();
-        report
-            .add(
-                Code::E305,
-                &step.file,
-                span,
-                format!("step `{producer}` declares no output `{field}`"),
-            )
-            .hint(
-                did_you_mean(field, names)
-                    .unwrap_or_else(|| format!("add it to `output` of step `{producer}`")),
-            );
-    }
-}
 
 /// Checks the agents and events that steps name.
 pub(crate) fn check_steps(workflows: &Workflows, registry: &RegistryDraft, report: &mut Report) {

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Where the registry lies.
 pub(crate) const FILE: &str = "registry.yml";
 
-const PROVIDERS: [&str; 4] = ["local", "docker", "daytona", "fargate"];
-const SECTIONS: [&str; 6] = [
+pub(crate) const PROVIDERS: [&str; 4] = ["local", "docker", "daytona", "fargate"];
+pub(crate) const SECTIONS: [&str; 6] = [
     "defaults",
     "sandboxes",
     "agents",
@@ -22,10 +22,13 @@ const SECTIONS: [&str; 6] = [
     "limits",
     "warnings",
 ];
-const AGENT_KEYS: [&str; 5] = ["model", "harness", "sandbox", "skills", "tools"];
-const SANDBOX_KEYS: [&str; 5] = ["provider", "image", "network", "env_file", "repos"];
-const REPO_KEYS: [&str; 4] = ["url", "ref", "path", "depth"];
-const IMAGE_KEYS: [&str; 13] = [
+pub(crate) const AGENT_KEYS: [&str; 5] = ["model", "harness", "sandbox", "skills", "tools"];
+pub(crate) const HARNESS_KEYS: [&str; 2] = ["runtime", "model"];
+pub(crate) const SANDBOX_KEYS: [&str; 5] = ["provider", "image", "network", "env_file", "repos"];
+pub(crate) const LIMIT_KEYS: [&str; 4] = ["cascade_spend", "cascade", "day", "workflows"];
+pub(crate) const CAP_KEYS: [&str; 2] = ["spend", "runs"];
+pub(crate) const REPO_KEYS: [&str; 4] = ["url", "ref", "path", "depth"];
+pub(crate) const IMAGE_KEYS: [&str; 13] = [
     "debian_slim",
     "base",
     "dockerfile",
@@ -607,12 +610,7 @@ impl Reader<'_> {
                 Field::Absent,
             ),
             Some(entries) => {
-                self.unknown_keys(
-                    Code::W201,
-                    entries,
-                    &["runtime", "model"],
-                    "a harness has no key",
-                );
+                self.unknown_keys(Code::W201, entries, &HARNESS_KEYS, "a harness has no key");
                 (
                     self.text_field(
                         yaml::get(entries, "runtime"),
@@ -760,12 +758,6 @@ impl Reader<'_> {
             }
         };
         match Harness::from_name(text) {
-            Some(Harness::Loop) => {
-                let message =
-                    format!("agent `{name}`: the harness `loop` is not supported by this version");
-                self.report.add(Code::E601, FILE, at, message);
-                None
-            }
             Some(harness) => Some(harness),
             None => {
                 let known = Harness::ALL.map(Harness::name);
@@ -910,34 +902,37 @@ impl Reader<'_> {
         };
         let mut limits = Limits::default();
         let mut limited = Vec::new();
-        let mut known = Vec::new();
         for (key, value) in entries {
             match key.as_written().unwrap_or("~") {
-                "cascade_spend" => limits.cascade_spend = self.usd(key, value, "`cascade_spend`"),
-                "workflows" => self.workflow_limits(value, &mut limits, &mut limited),
-                name @ ("day" | "daily" | "days" | "runs" | "spend" | "cascade" | "tokens") => {
-                    self.report
-                        .add(
-                            Code::E601,
-                            FILE,
-                            key.span,
-                            format!("the limit `{name}` is not supported by this version"),
-                        )
-                        .hint("what is supported is `cascade_spend` and `workflows`");
+                "cascade_spend" => {
+                    self.cascade_spend_twice(entries, key);
+                    limits.cascade_spend = self.usd(key, value, "`cascade_spend`");
                 }
-                _ => known.push((key.clone(), value.clone())),
+                "cascade" => {
+                    if let Some(cap) = self.cap(key, value, "the limit `cascade`") {
+                        limits.cascade_spend = limits.cascade_spend.or(cap.spend);
+                        limits.cascade_runs = cap.runs;
+                    }
+                }
+                "day" => limits.day = self.cap(key, value, "the limit `day`"),
+                "workflows" => self.workflow_limits(value, &mut limits, &mut limited),
+                _ => {}
             }
         }
-        self.unknown_keys(
-            Code::W201,
-            &known,
-            &["cascade_spend", "workflows"],
-            "`limits` has no key",
-        );
+        self.unknown_keys(Code::W201, entries, &LIMIT_KEYS, "`limits` has no key");
         (
             Some(limits).filter(|limits| *limits != Limits::default()),
             limited,
         )
+    }
+
+    /// `cascade_spend` and the `spend` of `cascade` are the same limit.
+    fn cascade_spend_twice(&mut self, entries: &[(Node, Node)], key: &Node) {
+        let cascade = yaml::get(entries, "cascade").and_then(Node::as_map);
+        if cascade.is_some_and(|cascade| yaml::get(cascade, "spend").is_some()) {
+            let message = "`cascade_spend` and the `spend` of `cascade` are the same limit";
+            self.bad_limit(key.span, message.to_owned());
+        }
     }
 
     fn workflow_limits(&mut self, node: &Node, limits: &mut Limits, limited: &mut Names) {
@@ -961,42 +956,44 @@ impl Reader<'_> {
                 continue;
             };
             limited.push((name.to_owned(), key.span));
-            let Some((spend_key, spend)) = value
-                .as_map()
-                .and_then(|body| body.iter().find(|(key, _)| key.as_text() == Some("spend")))
-            else {
-                self.bad_limit(
-                    key.span,
-                    format!("the limit of workflow `{name}` has no `spend`"),
-                );
-                continue;
-            };
-            for (other, _) in value.as_map().unwrap_or_default() {
-                let word = other.as_written().unwrap_or("~");
-                if word != "spend" {
-                    self.report
-                        .add(
-                            Code::E601,
-                            FILE,
-                            other.span,
-                            format!(
-                                "the limit `{word}` of a workflow is not supported by this version"
-                            ),
-                        )
-                        .hint("what is supported is spend: { usd: 4 }");
-                }
-            }
             let what = format!("the limit of workflow `{name}`");
-            if let Some(spend) = self.usd(spend_key, spend, &what) {
-                limits.workflows.insert(
-                    name.to_owned(),
-                    Cap {
-                        spend: Some(spend),
-                        runs: None,
-                    },
-                );
+            if let Some(cap) = self.cap(key, value, &what) {
+                limits.workflows.insert(name.to_owned(), cap);
             }
         }
+    }
+
+    /// `{ spend: { usd: 4 }, runs: 5 }`, or one of the two.
+    fn cap(&mut self, key: &Node, node: &Node, what: &str) -> Option<Cap> {
+        let entries = node.as_map().unwrap_or_default();
+        let find = |wanted| {
+            let mut entries = entries.iter();
+            entries.find(|(key, _)| key.as_text() == Some(wanted))
+        };
+        let (spend, runs) = (find("spend"), find("runs"));
+        if spend.is_none() && runs.is_none() {
+            self.bad_limit(key.span, format!("{what} has no `spend` and no `runs`"));
+            return None;
+        }
+        self.unknown_keys(Code::W201, entries, &CAP_KEYS, "a limit has no key");
+        let cap = Cap {
+            spend: spend.and_then(|(key, value)| self.usd(key, value, what)),
+            runs: runs.and_then(|(_, value)| self.runs(value, what)),
+        };
+        Some(cap).filter(|cap| *cap != Cap::default())
+    }
+
+    fn runs(&mut self, node: &Node, what: &str) -> Option<u32> {
+        let runs = match node.value {
+            Value::Scalar(_, Scalar::Int(int)) => u32::try_from(int).ok(),
+            _ => None,
+        }
+        .filter(|runs| *runs > 0);
+        if runs.is_none() {
+            let message = format!("the `runs` of {what} is no whole number above 0");
+            self.bad_limit(node.span, message);
+        }
+        runs
     }
 
     fn usd(&mut self, key: &Node, node: &Node, what: &str) -> Option<Usd> {
@@ -1013,9 +1010,10 @@ impl Reader<'_> {
     }
 
     fn bad_limit(&mut self, span: Span, message: String) {
-        self.report
-            .add(Code::E213, FILE, span, message)
-            .hint("write cascade_spend: { usd: 20 } or workflows: { name: { spend: { usd: 4 } } }");
+        self.report.add(Code::E213, FILE, span, message).hint(
+            "write cascade: { spend: { usd: 20 }, runs: 50 }, day: with the same, \
+             or workflows: { name: { spend: { usd: 4 } } }",
+        );
     }
 
     /// One name is one thing, whatever the category.

@@ -1,7 +1,9 @@
 //! Reads step files: `workflows/<workflow>/<step>.md`.
 
+use crate::condition::Lines;
 use crate::cron;
 use crate::diagnostic::{Code, Report, Span, number};
+use crate::forms::{self, Forms, When};
 use crate::frontmatter::{self, Unframed};
 use crate::nearest::did_you_mean;
 use crate::parallel;
@@ -12,8 +14,21 @@ use crate::yaml::{self, Node, Scalar, Value};
 use loopy_contract::manifest::{Budget, Ref, Trigger};
 use std::collections::{BTreeMap, BTreeSet};
 
-const KEYS: [&str; 6] = ["on", "after", "agent", "output", "emits", "budget"];
-const BUDGET_KEYS: [&str; 6] = [
+pub(crate) const KEYS: [&str; 12] = [
+    "on",
+    "after",
+    "agent",
+    "when",
+    "each",
+    "output",
+    "emits",
+    "budget",
+    "retry",
+    "approve",
+    "concurrency",
+    "loop",
+];
+pub(crate) const BUDGET_KEYS: [&str; 6] = [
     "wall_clock",
     "spend",
     "window",
@@ -21,9 +36,6 @@ const BUDGET_KEYS: [&str; 6] = [
     "tokens",
     "turns",
 ];
-
-/// Keys of the language that this version does not run.
-const UNSUPPORTED: [&str; 6] = ["when", "each", "retry", "approve", "concurrency", "loop"];
 
 /// What starts a step.
 #[derive(Debug)]
@@ -48,6 +60,7 @@ pub(crate) struct StepDraft {
     pub(crate) output: Fields,
     pub(crate) emits: Vec<(String, Span)>,
     pub(crate) budget: Option<Budget>,
+    pub(crate) forms: Forms,
     pub(crate) body: String,
     pub(crate) refs: Vec<(Ref, Span)>,
 }
@@ -114,9 +127,9 @@ pub(crate) fn step_name(path: &str) -> Option<(&str, &str)> {
     (!file.contains('/')).then_some((workflow, name))
 }
 
-struct Reader<'a> {
-    file: &'a str,
-    report: &'a mut Report,
+pub(crate) struct Reader<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) report: &'a mut Report,
 }
 
 impl Reader<'_> {
@@ -175,9 +188,19 @@ impl Reader<'_> {
             return None;
         }
         self.check_keys(&entries);
-        let trigger = self.trigger(yaml::get(&entries, "on"));
+        let lines = Lines::of(framed.yaml, 2);
+        let mut forms = self.forms(&entries, &lines);
+        let (trigger, on_when) = self.trigger(yaml::get(&entries, "on"), &lines);
+        forms.on_when = on_when;
         let (has_after, after) = self.names(yaml::get(&entries, "after"), "after");
-        let emits = self.emits(yaml::get(&entries, "emits"));
+        let emits = match yaml::get(&entries, "emits").map(|node| &node.value) {
+            Some(Value::Map(events)) => {
+                let (events, conditions) = self.conditional_emits(events, &lines);
+                forms.emits_when = conditions;
+                events
+            }
+            _ => self.names(yaml::get(&entries, "emits"), "emits").1,
+        };
         Some(StepDraft {
             file: self.file.to_owned(),
             name: name.to_owned(),
@@ -189,6 +212,7 @@ impl Reader<'_> {
             output: self.output(yaml::get(&entries, "output")),
             emits,
             budget: self.budget(yaml::get(&entries, "budget")),
+            forms,
             refs: self.refs(&framed.body, framed.body_line),
             body: framed.body,
         })
@@ -217,15 +241,13 @@ impl Reader<'_> {
     fn check_keys(&mut self, entries: &[(Node, Node)]) {
         for (key, _) in entries {
             let name = key.as_written().unwrap_or("~");
-            if UNSUPPORTED.contains(&name) {
-                self.unsupported(key.span, &format!("`{name}`"));
-            } else if !KEYS.contains(&name) {
+            if !KEYS.contains(&name) {
                 self.unknown_key(key.span, name, &KEYS, "a step");
             }
         }
     }
 
-    fn unknown_key(&mut self, span: Span, name: &str, known: &[&str], of: &str) {
+    pub(crate) fn unknown_key(&mut self, span: Span, name: &str, known: &[&str], of: &str) {
         self.report
             .add(
                 Code::W101,
@@ -239,22 +261,18 @@ impl Reader<'_> {
             );
     }
 
-    fn unsupported(&mut self, span: Span, what: &str) {
-        let message = format!("{what} is not supported by this version");
-        self.report.add(Code::E601, self.file, span, message);
-    }
-
-    fn ignored(&mut self, span: Span, message: String, hint: &str) {
+    pub(crate) fn ignored(&mut self, span: Span, message: String, hint: &str) {
         self.report
             .add(Code::W102, self.file, span, message)
             .hint(hint);
     }
 
-    fn trigger(&mut self, node: Option<&Node>) -> TriggerDraft {
+    /// The trigger, and the condition that it may have.
+    fn trigger(&mut self, node: Option<&Node>, lines: &Lines<'_>) -> (TriggerDraft, When) {
         let Some(node) = node.filter(|node| !node.is_null()) else {
-            return TriggerDraft::None;
+            return (TriggerDraft::None, When::Always);
         };
-        let node = match &node.value {
+        match &node.value {
             Value::List(_) => {
                 self.report
                     .add(
@@ -264,14 +282,33 @@ impl Reader<'_> {
                         "a step can have only one trigger",
                     )
                     .hint("write one workflow for each event, or let the sensors emit one event");
-                return TriggerDraft::Broken;
+                (TriggerDraft::Broken, When::Always)
             }
-            Value::Map(entries) => match self.shaped_trigger(node, entries) {
-                Some(event) => event,
-                None => return TriggerDraft::Broken,
-            },
-            Value::Scalar(..) => node,
-        };
+            Value::Map(entries) => {
+                for (key, _) in entries {
+                    let name = key.as_written().unwrap_or("~");
+                    if !forms::ON.keys.contains(&name) {
+                        self.unknown_key(key.span, name, forms::ON.keys, "a trigger");
+                    }
+                }
+                let event = yaml::get(entries, "event");
+                let Some(event) = event.filter(|event| event.as_written().is_some()) else {
+                    self.malformed(node.span, "the trigger names no event");
+                    return (TriggerDraft::Broken, When::Always);
+                };
+                let mut trigger = self.plain_trigger(event);
+                let when = match &mut trigger {
+                    TriggerDraft::Read(trigger, _) => self.shape(entries, trigger, lines),
+                    TriggerDraft::None | TriggerDraft::Broken => When::Always,
+                };
+                (trigger, when)
+            }
+            Value::Scalar(..) => (self.plain_trigger(node), When::Always),
+        }
+    }
+
+    /// The trigger of an event's name or a schedule.
+    fn plain_trigger(&mut self, node: &Node) -> TriggerDraft {
         let span = node.span;
         let Some(text) = node
             .as_written()
@@ -307,27 +344,6 @@ impl Reader<'_> {
         }
     }
 
-    /// The event of `on: { event: X }`. What would shape it is refused.
-    fn shaped_trigger<'n>(&mut self, node: &Node, entries: &'n [(Node, Node)]) -> Option<&'n Node> {
-        let mut refused = false;
-        for (key, _) in entries {
-            let name = key.as_written().unwrap_or("~");
-            match name {
-                "event" => {}
-                "when" | "debounce" | "batch" | "throttle" => {
-                    self.unsupported(key.span, &format!("`{name}` of a trigger"));
-                    refused = true;
-                }
-                _ => self.unknown_key(key.span, name, &["event"], "a trigger"),
-            }
-        }
-        let event = yaml::get(entries, "event").filter(|event| event.as_written().is_some());
-        if event.is_none() {
-            self.malformed(node.span, "the trigger names no event");
-        }
-        event.filter(|_| !refused)
-    }
-
     /// A name or a list of names, and whether anything is written at all.
     fn names(&mut self, node: Option<&Node>, key: &str) -> (bool, Vec<(String, Span)>) {
         let Some(node) = node.filter(|node| !node.is_null()) else {
@@ -354,18 +370,6 @@ impl Reader<'_> {
             }
         }
         (!items.is_empty(), names)
-    }
-
-    fn emits(&mut self, node: Option<&Node>) -> Vec<(String, Span)> {
-        if let Some(Node {
-            value: Value::Map(_),
-            span,
-        }) = node
-        {
-            self.unsupported(*span, "an `emits` with conditions");
-            return Vec::new();
-        }
-        self.names(node, "emits").1
     }
 
     fn agent(&mut self, name: &str, node: Option<&Node>) -> Option<(String, Span)> {
@@ -553,6 +557,14 @@ impl Reader<'_> {
                     },
                     span,
                 )),
+                TagKind::Bare(producer) => refs.push((
+                    Ref {
+                        producer: producer.to_owned(),
+                        field: String::new(),
+                        raw: tag.raw.to_owned(),
+                    },
+                    span,
+                )),
                 TagKind::Literal => {}
                 TagKind::Control => {
                     let message = format!("`{first_line}`: templates have no control flow");
@@ -562,10 +574,9 @@ impl Reader<'_> {
                 }
                 TagKind::Malformed => {
                     let message = format!("`{first_line}` is not a reference");
-                    self.report.add(Code::E301, self.file, span, message).hint(
-                        "a reference is {{ event.field }} or {{ step.field }}; \
-                         {{ '{{' }} writes two braces",
-                    );
+                    self.report
+                        .add(Code::E301, self.file, span, message)
+                        .hint(template::REFERENCE);
                 }
             }
         }

@@ -1,5 +1,11 @@
-//! Finds the tags in a step's body: `{{ producer.field }}` references and the
-//! literal `{{ '{{' }}`. Code fences mean nothing here.
+//! Finds the tags in a step's body: `{{ producer.field }}` references, the bare
+//! `{{ name }}` of `each`, and the literal `{{ '{{' }}`. Code fences mean nothing here.
+
+use crate::forms::is_name;
+
+/// What a tag may be, as advice.
+pub(crate) const REFERENCE: &str =
+    "a reference is {{ event.field }} or {{ step.field }}; {{ '{{' }} writes two braces";
 
 /// A tag and where it stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +24,8 @@ pub(crate) struct Tag<'a> {
 pub(crate) enum TagKind<'a> {
     /// `{{ producer.field }}`
     Reference { producer: &'a str, field: &'a str },
+    /// `{{ name }}`: an item of `each`, or all outputs of a step with `each`.
+    Bare(&'a str),
     /// `{{ '{{' }}`
     Literal,
     /// `{% … %}`
@@ -81,15 +89,9 @@ fn kind(inner: &str) -> TagKind<'_> {
         Some((producer, field)) if is_name(producer) && is_name(field) => {
             TagKind::Reference { producer, field }
         }
+        None if is_name(inner) => TagKind::Bare(inner),
         _ => TagKind::Malformed,
     }
-}
-
-fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 #[cfg(test)]
@@ -119,6 +121,7 @@ mod tests {
     #[test]
     fn the_rest_is_told_apart() {
         assert_eq!(kinds("{{ '{{' }} x }}"), [TagKind::Literal]);
+        assert_eq!(kinds("{{task}}"), [TagKind::Bare("task")]);
         assert_eq!(kinds("{% if x %} { {{ lone"), [TagKind::Control]);
         for bad in [
             "{{{ e.w }}}",

@@ -3,7 +3,7 @@
 use crate::diagnostic::{Code, Report, Span};
 use crate::nearest::did_you_mean;
 use crate::step::{StepDraft, TriggerDraft, WorkflowDraft, Workflows};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl WorkflowDraft {
     /// The one step with a trigger, if there is exactly one and it is readable.
@@ -37,6 +37,7 @@ pub(crate) fn check(workflows: &Workflows, report: &mut Report) {
         check_entry(name, workflow, first, report);
         for step in workflow.steps.values() {
             check_wiring(name, workflow, step, report);
+            check_loop(name, workflow, step, report);
         }
         if let Some(cycle) = cycle(workflow) {
             let path = cycle.join(" -> ");
@@ -124,6 +125,52 @@ fn check_wiring(name: &str, workflow: &WorkflowDraft, step: &StepDraft, report: 
                     workflow.steps.keys().map(String::as_str),
                 ));
         }
+    }
+}
+
+/// A loop leads back to the step itself or to one that it waits for.
+fn check_loop(name: &str, workflow: &WorkflowDraft, step: &StepDraft, report: &mut Report) {
+    let Some(draft) = &step.forms.r#loop else {
+        return;
+    };
+    let to = draft.to.as_str();
+    if workflow.broken.contains(to) {
+        return;
+    }
+    if !workflow.steps.contains_key(to) {
+        let near = did_you_mean(to, workflow.steps.keys().map(String::as_str));
+        report
+            .add(
+                Code::E124,
+                &step.file,
+                draft.to_span,
+                format!("workflow `{name}` has no step `{to}`"),
+            )
+            .hint_if(near);
+        return;
+    }
+    // The steps that this one waits for, however far back.
+    let mut before: BTreeSet<&str> = BTreeSet::from([step.name.as_str()]);
+    let mut open = vec![step];
+    // One of them that could not be read may wait for any.
+    let mut is_known = true;
+    while let Some(next) = open.pop() {
+        for (earlier, _) in &next.after {
+            is_known &= !workflow.broken.contains(earlier);
+            if before.insert(earlier) {
+                open.extend(workflow.steps.get(earlier));
+            }
+        }
+    }
+    if is_known && !before.contains(to) {
+        report
+            .add(
+                Code::E124,
+                &step.file,
+                draft.to_span,
+                format!("step `{}` does not come after step `{to}`", step.name),
+            )
+            .hint("a loop goes back to the step itself or to one that it waits for");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a manifest may ask for that this version does not execute. It is
 //! refused by name before anything runs, never ignored.
 
-use loopy_contract::manifest::{Harness, Manifest, SensorSource};
+use loopy_contract::manifest::{Harness, Manifest, SensorSource, Trigger};
 
 /// The sandbox providers this version has.
 pub const PROVIDERS: [&str; 2] = ["local", "daytona"];
@@ -40,6 +40,25 @@ pub fn unsupported(manifest: &Manifest) -> Vec<String> {
         {
             found.push(format!("step {id}: `budget.tokens` cannot be enforced yet"));
         }
+        let forms = [
+            ("when", step.when.is_some()),
+            ("each", step.each.is_some()),
+            ("retry", step.retry.is_some()),
+            ("approve", step.approve.is_some()),
+            ("concurrency", step.concurrency.is_some()),
+            ("loop", step.r#loop.is_some()),
+            ("emits.*.when", !step.emits_when.is_empty()),
+        ];
+        let mut shapes = [false; 2];
+        if let Some(Trigger::Event { when, debounce, .. }) = &step.trigger {
+            shapes = [when.is_some(), debounce.is_some()];
+        }
+        let shapes = ["on.when", "on.debounce"].into_iter().zip(shapes);
+        for (form, is_used) in forms.into_iter().chain(shapes) {
+            if is_used {
+                found.push(format!("step {id}: `{form}` cannot run yet"));
+            }
+        }
         let Some(agent) = step
             .agent
             .as_ref()
@@ -67,4 +86,67 @@ pub fn unsupported(manifest: &Manifest) -> Vec<String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// The manifest of one step, with these keys added to it.
+    fn manifest(more: &Value) -> Manifest {
+        let mut step = json!({
+            "id": "w/s", "trigger": {"kind": "event", "event": "Ping"}, "after": [],
+            "agent": null, "output": {}, "emits": ["Ping"], "budget": null, "body": "x", "refs": [],
+        });
+        let step_keys = step.as_object_mut().unwrap();
+        step_keys.extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "schema_version": "3", "loopy_version": "0",
+            "registry": {"sandboxes": {}, "agents": {}, "events": {}},
+            "workflows": {"w": {"entry": "s", "steps": {"s": step}}},
+            "sensors": [], "lineage": {"events": {}}, "skills": {}, "sensor_files": {},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn each_form_that_does_not_run_is_refused_by_name() {
+        assert_eq!(unsupported(&manifest(&json!({}))), [""; 0]);
+        let condition = json!({
+            "source": "true", "expression": {"kind": "literal", "value": true},
+        });
+        let all = json!({
+            "trigger": {"kind": "event", "event": "Ping", "when": condition, "debounce": 5},
+            "when": condition,
+            "each": {"over": {"producer": "event", "field": "x"}, "name": "y"},
+            "retry": {"max": 1, "on": ["crash"]},
+            "approve": {"before": true, "after": false, "otherwise": "deny"},
+            "concurrency": {"limit": 1, "strategy": "queue"},
+            "loop": {"to": "s", "until": condition, "max": 1},
+            "emits_when": {"Ping": condition},
+            "budget": {"turns": 5, "tokens": 5},
+        });
+        let said = unsupported(&manifest(&all));
+        let names = [
+            "budget.tokens",
+            "when",
+            "each",
+            "retry",
+            "approve",
+            "concurrency",
+            "loop",
+            "emits.*.when",
+            "on.when",
+            "on.debounce",
+        ];
+        assert_eq!(said.len(), names.len(), "{said:?}");
+        for (said, name) in said.iter().zip(names) {
+            assert!(
+                said.starts_with(&format!("step w/s: `{name}` cannot ")),
+                "{said}"
+            );
+        }
+    }
 }
