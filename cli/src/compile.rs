@@ -2,10 +2,12 @@
 
 use crate::Outcome;
 use crate::emit::{self, EmitError};
+use crate::home;
 use crate::output::{Format, Terminal};
 use crate::project::{self, NoProject};
+use crate::watch::{Changes, WatchError};
 use clap::Args;
-use loopy_compiler::{Compilation, Severity, render};
+use loopy_compiler::{Compilation, Severity, Sources, render};
 use std::io;
 use std::path::PathBuf;
 
@@ -23,6 +25,9 @@ pub(crate) struct Arguments {
     out: Option<PathBuf>,
     #[command(flatten)]
     format: Format,
+    /// Compile again whenever a file of the project changes, until Ctrl-C
+    #[arg(long, conflicts_with = "emit")]
+    watch: bool,
     #[command(flatten)]
     stack: emit::Emit,
 }
@@ -44,6 +49,12 @@ pub(crate) enum CompileError {
     /// The stack cannot be made or written.
     #[error(transparent)]
     Emit(#[from] EmitError),
+    /// Changes of the project cannot be noticed.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The process cannot wait for changes and signals.
+    #[error("cannot wait for changes: {0}")]
+    Wait(io::Error),
     /// Stdout is closed.
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
@@ -55,21 +66,57 @@ impl CompileError {
         match self {
             Self::Project(error) => error.hint(),
             Self::Emit(error) => error.hint(),
-            Self::Write { .. } | Self::Stdout(_) => None,
+            Self::Watch(error) => error.hint(),
+            Self::Write { .. } | Self::Wait(_) | Self::Stdout(_) => None,
         }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, CompileError> {
+    if arguments.watch {
+        return home::runtime()
+            .map_err(CompileError::Wait)?
+            .block_on(watch(arguments, terminal));
+    }
     let sources = project::read(&arguments.project)?;
-    let compilation = loopy_compiler::compile(&sources);
+    once(arguments, &sources, terminal)
+}
+
+/// Compiles whenever the project is another than before, until it is asked to
+/// end. Errors of the project are no reason to end.
+async fn watch(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, CompileError> {
+    let interrupted = home::interrupted().map_err(CompileError::Wait)?;
+    let mut interrupted = std::pin::pin!(interrupted);
+    // Before the project is read, so that no change is missed in between.
+    let mut changes = Changes::of(&arguments.project)?;
+    let mut before = None;
+    loop {
+        let sources = project::read(&arguments.project)?;
+        if before.as_ref() != Some(&sources) {
+            once(arguments, &sources, terminal)?;
+            terminal.say(&format!("watching {}", arguments.project.display()));
+            before = Some(sources);
+        }
+        tokio::select! {
+            () = &mut interrupted => return Ok(Outcome::Fine),
+            changed = changes.next() => changed?,
+        }
+    }
+}
+
+fn once(
+    arguments: &Arguments,
+    sources: &Sources,
+    terminal: &Terminal,
+) -> Result<Outcome, CompileError> {
+    let compilation = loopy_compiler::compile(sources);
     if arguments.format.is_json() {
         terminal
             .data(&render::json(&compilation.diagnostics))
             .map_err(CompileError::Stdout)?;
     } else {
-        let shown = render::human(&compilation.diagnostics, &sources, terminal.colour);
+        let shown = render::human(&compilation.diagnostics, sources, terminal.colour);
         if !shown.is_empty() {
             terminal.say(&shown);
         }

@@ -8,6 +8,7 @@ mod deploy;
 mod destroy;
 mod emit;
 mod fmt;
+mod graph;
 mod home;
 mod output;
 mod present;
@@ -15,6 +16,7 @@ mod project;
 mod run;
 mod runs;
 mod trigger;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use output::Terminal;
@@ -38,6 +40,8 @@ struct Cli {
 enum Command {
     /// Check a project and write its manifest
     Compile(compile::Arguments),
+    /// Draw how a project's workflows hang together
+    Graph(graph::Arguments),
     /// Bring the registry and the steps into one layout
     Fmt(fmt::Arguments),
     /// Run what one event sets off, here and now
@@ -89,6 +93,9 @@ enum CommandError {
     /// `loopy fmt` broke off.
     #[error(transparent)]
     Fmt(#[from] fmt::FmtError),
+    /// `loopy graph` broke off.
+    #[error(transparent)]
+    Graph(#[from] graph::GraphError),
     /// `loopy trigger` broke off.
     #[error(transparent)]
     Trigger(#[from] trigger::TriggerError),
@@ -109,6 +116,7 @@ impl CommandError {
         match self {
             Self::Compile(error) => error.hint(),
             Self::Fmt(error) => error.hint(),
+            Self::Graph(error) => error.hint(),
             Self::Trigger(error) => error.hint(),
             Self::Run(error) => error.hint(),
             Self::Runs(error) => error.hint(),
@@ -124,6 +132,7 @@ fn main() -> ExitCode {
     let outcome: Result<Outcome, CommandError> = match &cli.command {
         Command::Compile(arguments) => compile::run(arguments, &terminal).map_err(Into::into),
         Command::Fmt(arguments) => fmt::run(arguments, &terminal).map_err(Into::into),
+        Command::Graph(arguments) => graph::run(arguments, &terminal).map_err(Into::into),
         Command::Trigger(arguments) => trigger::run(arguments, &terminal).map_err(Into::into),
         Command::Run(arguments) => run::run(arguments, &terminal).map_err(Into::into),
         Command::Runs(arguments) => runs::run(arguments, &terminal).map_err(Into::into),

@@ -22,6 +22,8 @@ pub struct StepOutline {
     pub trigger: Option<Trigger>,
     /// The steps it waits for, as written; they may not exist.
     pub after: Vec<String>,
+    /// The step it goes back to until a condition holds, as written.
+    pub back_to: Option<String>,
     /// The events it emits.
     pub emits: Vec<String>,
     /// The agent's name.
@@ -69,6 +71,7 @@ fn step(draft: &StepDraft) -> StepOutline {
             TriggerDraft::None | TriggerDraft::Broken => None,
         },
         after: names(&draft.after),
+        back_to: draft.forms.r#loop.as_ref().map(|back| back.to.clone()),
         emits: names(&draft.emits),
         agent: draft.agent.as_ref().map(|(name, _)| name.clone()),
     }

@@ -181,6 +181,7 @@ Usage: loopy <COMMAND>
 
 Commands:
   compile  Check a project and write its manifest
+  graph    Draw how a project's workflows hang together
   trigger  Run what one event sets off, here and now
   run      Serve a project on this machine
   runs     What ran, and how it went
@@ -204,6 +205,7 @@ Usage: loopy <COMMAND>
 
 Commands:
   compile  Check a project and write its manifest
+  graph    Draw how a project's workflows hang together
   trigger  Run what one event sets off, here and now
   run      Serve a project on this machine
   runs     What ran, and how it went

@@ -9,8 +9,10 @@
 
 mod compile;
 mod fmt;
+mod graph;
 mod kills;
 mod run;
 mod runs;
 mod support;
 mod trigger;
+mod watch;
