@@ -16,6 +16,7 @@ mod project;
 mod run;
 mod runs;
 mod trigger;
+mod types;
 mod watch;
 
 use clap::{Parser, Subcommand};
