@@ -1,14 +1,14 @@
 //! `loopy compile`: checks a project and writes its manifest.
 
 use crate::Outcome;
+use crate::diagnostics::{self, Format};
 use crate::emit::{self, EmitError};
 use crate::home;
-use crate::output::{Format, Terminal};
+use crate::output::Terminal;
 use crate::project::{self, NoProject};
 use crate::watch::{Changes, WatchError};
-use crate::types::{self, TypesError};
 use clap::Args;
-use loopy_compiler::{Compilation, Severity, Sources, render};
+use loopy_compiler::{Compilation, Severity, Sources};
 use std::io;
 use std::path::PathBuf;
 
@@ -47,9 +47,6 @@ pub(crate) enum CompileError {
         /// Why not.
         source: io::Error,
     },
-    /// The types for sensors cannot be written.
-    #[error(transparent)]
-    Types(#[from] TypesError),
     /// The stack cannot be made or written.
     #[error(transparent)]
     Emit(#[from] EmitError),
@@ -69,7 +66,6 @@ impl CompileError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Project(error) => error.hint(),
-            Self::Types(error) => Some(error.hint()),
             Self::Emit(error) => error.hint(),
             Self::Watch(error) => error.hint(),
             Self::Write { .. } | Self::Wait(_) | Self::Stdout(_) => None,
@@ -116,23 +112,18 @@ fn once(
     terminal: &Terminal,
 ) -> Result<Outcome, CompileError> {
     let compilation = loopy_compiler::compile(sources);
-    if arguments.format.is_json() {
-        terminal
-            .data(&render::json(&compilation.diagnostics))
-            .map_err(CompileError::Stdout)?;
-    } else {
-        let shown = render::human(&compilation.diagnostics, sources, terminal.colour);
-        if !shown.is_empty() {
-            terminal.say(&shown);
-        }
-    }
+    diagnostics::show(
+        &compilation.diagnostics,
+        sources,
+        &arguments.project,
+        arguments.format,
+        *terminal,
+    )
+    .map_err(CompileError::Stdout)?;
     terminal.say(&summary(&compilation));
     let Some(manifest) = &compilation.manifest else {
         return Ok(Outcome::ProjectErrors);
     };
-    if !arguments.check {
-        types::write(&arguments.project, &manifest.registry, terminal)?;
-    }
     if let Some(path) = &arguments.out {
         std::fs::write(path, manifest.to_json()).map_err(|source| CompileError::Write {
             path: path.clone(),

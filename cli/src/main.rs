@@ -6,6 +6,8 @@
 mod compile;
 mod deploy;
 mod destroy;
+mod diagnostics;
+mod docs;
 mod emit;
 mod fmt;
 mod graph;
@@ -16,7 +18,6 @@ mod project;
 mod run;
 mod runs;
 mod trigger;
-mod types;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +56,8 @@ enum Command {
     Deploy(deploy::Arguments),
     /// Take a deployed stack down
     Destroy(destroy::Arguments),
+    /// Explain what the compiler says
+    Docs(docs::Arguments),
     /// Work on one attempt of a step; how `run` and `trigger` start local
     /// sandboxes
     #[command(hide = true)]
@@ -109,6 +112,9 @@ enum CommandError {
     /// `loopy deploy` or `loopy destroy` broke off.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
+    /// `loopy docs` broke off.
+    #[error(transparent)]
+    Docs(#[from] docs::DocsError),
 }
 
 impl CommandError {
@@ -122,6 +128,7 @@ impl CommandError {
             Self::Run(error) => error.hint(),
             Self::Runs(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
+            Self::Docs(error) => error.hint(),
         }
     }
 }
@@ -139,6 +146,7 @@ fn main() -> ExitCode {
         Command::Runs(arguments) => runs::run(arguments, &terminal).map_err(Into::into),
         Command::Deploy(arguments) => deploy::run(arguments, &terminal).map_err(Into::into),
         Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
+        Command::Docs(arguments) => docs::run(arguments, &terminal).map_err(Into::into),
         Command::Runner => {
             home::trace(terminal, "info");
             let exit = loopy_runner::run(|name| std::env::var(name).ok());

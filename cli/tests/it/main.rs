@@ -8,6 +8,7 @@
 )]
 
 mod compile;
+mod diagnostics;
 mod fmt;
 mod graph;
 mod kills;
@@ -15,5 +16,4 @@ mod run;
 mod runs;
 mod support;
 mod trigger;
-mod types;
 mod watch;

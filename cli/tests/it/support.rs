@@ -238,6 +238,12 @@ pub(crate) struct Loopy<'p> {
 }
 
 impl<'p> Loopy<'p> {
+    /// In another folder than the project's.
+    pub(crate) fn current_dir(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self

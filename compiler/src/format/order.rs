@@ -85,6 +85,7 @@ pub(super) static REGISTRY: Order = map(&[
     ("agents", &AGENTS),
     ("events", &FREE),
     ("limits", &LIMITS),
+    ("warnings", &FREE),
 ]);
 
 static DEFAULTS: Order = map(&[("agent", &AGENT)]);
