@@ -7,6 +7,7 @@ use crate::home;
 use crate::output::Terminal;
 use crate::project::{self, NoProject};
 use crate::watch::{Changes, WatchError};
+use crate::types::{self, TypesError};
 use clap::Args;
 use loopy_compiler::{Compilation, Severity, Sources};
 use std::io;
@@ -47,6 +48,9 @@ pub(crate) enum CompileError {
         /// Why not.
         source: io::Error,
     },
+    /// The types for sensors cannot be written.
+    #[error(transparent)]
+    Types(#[from] TypesError),
     /// The stack cannot be made or written.
     #[error(transparent)]
     Emit(#[from] EmitError),
@@ -66,6 +70,7 @@ impl CompileError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Project(error) => error.hint(),
+            Self::Types(error) => Some(error.hint()),
             Self::Emit(error) => error.hint(),
             Self::Watch(error) => error.hint(),
             Self::Write { .. } | Self::Wait(_) | Self::Stdout(_) => None,
@@ -124,6 +129,9 @@ fn once(
     let Some(manifest) = &compilation.manifest else {
         return Ok(Outcome::ProjectErrors);
     };
+    if !arguments.check {
+        types::write(&arguments.project, &manifest.registry, terminal)?;
+    }
     if let Some(path) = &arguments.out {
         std::fs::write(path, manifest.to_json()).map_err(|source| CompileError::Write {
             path: path.clone(),

@@ -18,6 +18,7 @@ mod project;
 mod run;
 mod runs;
 mod trigger;
+mod types;
 mod watch;
 
 use clap::{Parser, Subcommand};

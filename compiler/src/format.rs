@@ -118,6 +118,9 @@ fn document(text: &str, order: &Order) -> Option<String> {
     Some(laid.unwrap_or_else(|| text.to_owned()))
 }
 
+/// A key and its value.
+type Entry = (Node, Node);
+
 /// Whether two values mean the same: the order of a map's keys does not count.
 fn is_same(a: &Node, b: &Node) -> bool {
     match (&a.value, &b.value) {
@@ -131,23 +134,23 @@ fn is_same(a: &Node, b: &Node) -> bool {
         (Value::Map(a), Value::Map(b)) => {
             let (leaves, others) = by_key(a);
             let (more_leaves, more_others) = by_key(b);
+            let is_same_entry =
+                |(x, y): (&Entry, &Entry)| is_same(&x.0, &y.0) && is_same(&x.1, &y.1);
             leaves.len() == more_leaves.len()
                 && others.len() == more_others.len()
+                && leaves.keys().eq(more_leaves.keys())
                 && leaves
-                    .iter()
-                    .zip(&more_leaves)
-                    .all(|((a, x), (b, y))| a == b && is_same(&x.0, &y.0) && is_same(&x.1, &y.1))
-                && others
-                    .iter()
-                    .zip(&more_others)
-                    .all(|(x, y)| is_same(&x.0, &y.0) && is_same(&x.1, &y.1))
+                    .into_values()
+                    .zip(more_leaves.into_values())
+                    .all(is_same_entry)
+                && others.into_iter().zip(more_others).all(is_same_entry)
         }
         _ => false,
     }
 }
 
 /// The entries whose key is a leaf, by its text, and the rest.
-fn by_key(entries: &[(Node, Node)]) -> (BTreeMap<&str, &(Node, Node)>, Vec<&(Node, Node)>) {
+fn by_key(entries: &[Entry]) -> (BTreeMap<&str, &Entry>, Vec<&Entry>) {
     let (mut leaves, mut others) = (BTreeMap::new(), Vec::new());
     for entry in entries {
         match &entry.0.value {

@@ -28,6 +28,7 @@ mod reads;
 mod reference;
 mod registry;
 pub mod render;
+pub mod schema;
 mod sensor;
 mod sources;
 mod step;

@@ -2,6 +2,7 @@
 //! a disk.
 
 use crate::parallel;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::FileType;
 use std::io;
@@ -69,6 +70,31 @@ impl Sources {
         Self {
             files: BTreeMap::from([(path.to_owned(), file)]),
         }
+    }
+
+    /// Hex SHA-256 of everything that decides what
+    /// [`compile`](crate::compile) makes of these files: all their paths and
+    /// bytes, and this build of the compiler. Nothing that can be the same for
+    /// two contents, such as a time stamp, is part of it.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
+        // Each part comes after its length, so that no two ways of cutting the
+        // same bytes are alike.
+        let mut add = |kind: u8, part: &[u8]| {
+            hasher.update([kind]);
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        };
+        add(0, env!("CARGO_PKG_VERSION").as_bytes());
+        add(0, env!("LOOPY_COMPILER_BUILD").as_bytes());
+        for (path, file) in &self.files {
+            add(1, path.as_bytes());
+            match file {
+                File::Bytes(bytes) => add(2, bytes),
+                File::Unreadable(why) => add(3, why.as_bytes()),
+            }
+        }
+        hex::encode(hasher.finalize())
     }
 
     /// A file as it was found.
@@ -249,4 +275,39 @@ impl Reader<'_> {
 
 fn leads_out() -> File {
     File::Unreadable("the link leads out of the project".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_difference_shows_in_the_fingerprint() {
+        let of = |files: &[(&str, &str)]| {
+            let mut sources = Sources::default();
+            for (path, text) in files {
+                sources.insert(*path, *text);
+            }
+            sources.fingerprint()
+        };
+        let mut unreadable = Sources::default();
+        let why = File::Unreadable("x".to_owned());
+        unreadable.files.insert("a".to_owned(), why);
+        let mut all = vec![
+            of(&[]),
+            of(&[("a", "")]),
+            of(&[("a", "x")]),
+            of(&[("a", "y")]),
+            of(&[("ax", "")]),
+            of(&[("a", ""), ("x", "")]),
+            of(&[("a", "x"), ("b", "")]),
+            of(&[("a", ""), ("b", "x")]),
+            unreadable.fingerprint(),
+        ];
+        assert_eq!(of(&[("a", "x")]), all[2]);
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
 }

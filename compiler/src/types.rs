@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The names a type may have.
-const NAMES: [&str; 8] = [
+pub(crate) const NAMES: [&str; 8] = [
     "str", "int", "float", "bool", "url", "id", "datetime", "json",
 ];
 

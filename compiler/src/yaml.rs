@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 const MAX_DEPTH: usize = 64;
 
 /// How many nodes a document may have, aliases followed.
-const MAX_NODES: usize = 200_000;
+const MAX_NODES: usize = 100_000;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 //! backticks whose info string is `before <path>`, and the block `after`; a
 //! case without the second stays as it is.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use loopy_compiler::{Compilation, Sources, compile, format};
 use proptest::prelude::*;

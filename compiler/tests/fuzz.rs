@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 #[path = "../../fuzz/src/properties.rs"]
+#[expect(unreachable_pub, reason = "public where the fuzz targets use it")]
 mod properties;
 
 use properties::{Target, check};

@@ -344,6 +344,21 @@ fn mypy_finds_what_is_wrong_and_nothing_else() {
 }
 
 #[test]
+fn the_examples_are_right() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    for (example, sensor) in [("hello", "hello.py"), ("github", "github.py")] {
+        let sources = Sources::read(&examples.join(example)).unwrap();
+        let manifest = compile(&sources).manifest.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        generate_into(&directory.path().join("loopy"), &manifest.registry);
+        let code = sources.bytes(&format!("sensors/{sensor}")).unwrap();
+        fs::write(directory.path().join(sensor), code).unwrap();
+        let (said, content) = mypy(directory.path(), &[sensor]);
+        assert!(content, "{said}");
+    }
+}
+
+#[test]
 fn pyright_finds_what_is_wrong_and_nothing_else() {
     let project = project();
     let (said, content) = pyright(project.path(), &["loopy", "sensors/right.py"]);

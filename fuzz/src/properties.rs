@@ -30,7 +30,6 @@ pub enum Target {
 
 impl Target {
     /// All of them.
-    #[allow(dead_code, reason = "each user of this file needs a part of it")]
     pub const ALL: [Self; 9] = [
         Self::Frontmatter,
         Self::Registry,
@@ -44,7 +43,6 @@ impl Target {
     ];
 
     /// The name of the target's binary and of its folder of seeds.
-    #[allow(dead_code, reason = "each user of this file needs a part of it")]
     pub fn name(self) -> &'static str {
         match self {
             Self::Frontmatter => "frontmatter",
@@ -124,7 +122,7 @@ fn step(yaml: &str, body: &str) -> String {
 }
 
 /// The files of a text in which each begins with a line `=== path`.
-pub fn project(text: &str) -> Sources {
+fn project(text: &str) -> Sources {
     let mut sources = Sources::default();
     for file in text.split("=== ").skip(1) {
         let (path, content) = file.split_once('\n').unwrap_or((file, ""));

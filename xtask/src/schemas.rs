@@ -1,13 +1,28 @@
-//! Writes the JSON Schemas that are checked in, from the types they describe.
+//! Writes the JSON Schemas that are checked in, from the code they describe.
 
 use crate::error::Error;
+use loopy_compiler::schema;
 use loopy_contract::manifest::Manifest;
 use std::path::{Path, PathBuf};
 
 /// All generated files: path below the root, and content.
 fn files() -> Result<Vec<(&'static str, String)>, Error> {
-    let manifest = serde_json::to_string_pretty(&schemars::schema_for!(Manifest))? + "\n";
-    Ok(vec![("schemas/manifest.schema.json", manifest)])
+    // As a `Schema`, it is written with its keywords in their usual order.
+    let schemas = [
+        (
+            "schemas/manifest.schema.json",
+            schemars::schema_for!(Manifest),
+        ),
+        (
+            "schemas/registry.schema.json",
+            schema::registry().try_into()?,
+        ),
+        ("schemas/step.schema.json", schema::step().try_into()?),
+    ];
+    schemas
+        .into_iter()
+        .map(|(path, schema)| Ok((path, serde_json::to_string_pretty(&schema)? + "\n")))
+        .collect()
 }
 
 /// Writes those that are not what they should be.

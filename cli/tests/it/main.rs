@@ -16,4 +16,5 @@ mod run;
 mod runs;
 mod support;
 mod trigger;
+mod types;
 mod watch;

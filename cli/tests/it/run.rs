@@ -200,7 +200,7 @@ fn strangers_are_not_let_in_by_accident() {
     let output = project.loopy(&["run", "--listen", "0.0.0.0:0"]).assert();
     output.code(2).stdout_eq(str![""]).stderr_eq(str![[r#"
 warning LOOPY-W401 sensors/hello.py:10:5: anyone can post to `/hooks/hello`: sensor `hello` verifies no signature
-  10 | def hello(request):
+  10 | def hello(request: Request) -> Hello:
      |     ^^^^^
   hint: name the scheme, such as verify="github"; verify="none" opts out, and deploy refuses what says nothing
 error: sensor `hello` would take deliveries from anyone, and 0.0.0.0:0 can be reached from outside; give `verify=` a scheme (or "none" to allow it)

@@ -1,13 +1,15 @@
 """Turns GitHub's pull_request deliveries into PullRequest events."""
 
-from loopy import sensor
+from __future__ import annotations
+
+from loopy import Request, sensor
 from loopy.events import PullRequest
 
 WORTH_A_REVIEW = {"opened", "reopened", "synchronize", "ready_for_review"}
 
 
 @sensor(webhook="/hooks/github", emits="PullRequest", verify="github")
-def pull_request(request):
+def pull_request(request: Request) -> PullRequest | None:
     if request.headers.get("X-GitHub-Event") != "pull_request":
         return None
     delivery = request.json
