@@ -1,13 +1,14 @@
 //! `loopy compile`: checks a project and writes its manifest.
 
 use crate::Outcome;
+use crate::cache::{self, Compiled};
 use crate::diagnostics::{self, Format};
 use crate::emit::{self, EmitError};
 use crate::home;
 use crate::output::Terminal;
 use crate::project::{self, NoProject};
-use crate::watch::{Changes, WatchError};
 use crate::types::{self, TypesError};
+use crate::watch::{Changes, WatchError};
 use clap::Args;
 use loopy_compiler::{Compilation, Severity, Sources};
 use std::io;
@@ -30,6 +31,9 @@ pub(crate) struct Arguments {
     /// Compile again whenever a file of the project changes, until Ctrl-C
     #[arg(long, conflicts_with = "emit")]
     watch: bool,
+    /// Compile even when nothing changed since the last time
+    #[arg(long)]
+    no_cache: bool,
     #[command(flatten)]
     stack: emit::Emit,
 }
@@ -116,47 +120,73 @@ fn once(
     sources: &Sources,
     terminal: &Terminal,
 ) -> Result<Outcome, CompileError> {
-    let compilation = loopy_compiler::compile(sources);
+    // A stack needs more of the compilation than is kept.
+    let may_keep = !arguments.no_cache && !arguments.stack.is_asked_for();
+    let fingerprint = may_keep.then(|| sources.fingerprint());
+    let with_json = arguments.out.is_some();
+    let kept = fingerprint
+        .as_ref()
+        .and_then(|fingerprint| cache::find(&arguments.project, fingerprint, with_json));
+    let (compiled, fresh) = match kept {
+        Some(compiled) => (compiled, None),
+        None => {
+            let compilation = loopy_compiler::compile(sources);
+            let compiled = Compiled::of(&compilation, with_json);
+            if let Some(fingerprint) = &fingerprint
+                && !arguments.check
+            {
+                cache::keep(&arguments.project, fingerprint, &compiled);
+            }
+            (compiled, Some(compilation))
+        }
+    };
     diagnostics::show(
-        &compilation.diagnostics,
+        &compiled.diagnostics,
         sources,
         &arguments.project,
         arguments.format,
         *terminal,
     )
     .map_err(CompileError::Stdout)?;
-    terminal.say(&summary(&compilation));
-    let Some(manifest) = &compilation.manifest else {
+    terminal.say(&summary(&compiled));
+    let Some(project) = &compiled.project else {
         return Ok(Outcome::ProjectErrors);
     };
     if !arguments.check {
-        types::write(&arguments.project, &manifest.registry, terminal)?;
+        types::write(&arguments.project, &project.registry, terminal)?;
     }
-    if let Some(path) = &arguments.out {
-        std::fs::write(path, manifest.to_json()).map_err(|source| CompileError::Write {
+    if let (Some(path), Some(json)) = (&arguments.out, &compiled.json) {
+        std::fs::write(path, json).map_err(|source| CompileError::Write {
             path: path.clone(),
             source,
         })?;
         terminal.say(&format!(
             "wrote {} (manifest {})",
             path.display(),
-            manifest.hash
+            project.hash
         ));
     }
-    emit::run(
-        &arguments.stack,
-        &arguments.project,
-        manifest,
-        &compilation.files,
-        terminal,
-    )?;
+    if let Some(Compilation {
+        manifest: Some(manifest),
+        files,
+        ..
+    }) = &fresh
+    {
+        emit::run(
+            &arguments.stack,
+            &arguments.project,
+            manifest,
+            files,
+            terminal,
+        )?;
+    }
     Ok(Outcome::Fine)
 }
 
 /// One line about what came of it.
-fn summary(compilation: &Compilation) -> String {
+fn summary(compiled: &Compiled) -> String {
     let count = |severity| {
-        compilation
+        compiled
             .diagnostics
             .iter()
             .filter(|found| found.severity == severity)
@@ -170,15 +200,10 @@ fn summary(compilation: &Compilation) -> String {
     if warnings > 0 {
         parts.push(plural(warnings, "warning"));
     }
-    if let Some(manifest) = &compilation.manifest {
-        let steps = manifest
-            .workflows
-            .values()
-            .map(|workflow| workflow.steps.len())
-            .sum();
-        parts.push(plural(manifest.workflows.len(), "workflow"));
-        parts.push(plural(steps, "step"));
-        parts.push(plural(manifest.sensors.len(), "sensor"));
+    if let Some(project) = &compiled.project {
+        parts.push(plural(project.workflows, "workflow"));
+        parts.push(plural(project.steps, "step"));
+        parts.push(plural(project.sensors, "sensor"));
     }
     parts.join(", ")
 }

@@ -43,6 +43,13 @@ pub(crate) struct Emit {
     code: Code,
 }
 
+impl Emit {
+    /// Whether the command line says anything about a stack.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.emit.is_some() || self.code.functions.is_some() || self.code.arch.is_some()
+    }
+}
+
 /// Why no stack came about.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmitError {
@@ -142,8 +149,11 @@ pub(crate) fn run(
     terminal: &Terminal,
 ) -> Result<(), EmitError> {
     let Some(folder) = &arguments.emit else {
-        let asked = arguments.code.functions.is_some() || arguments.code.arch.is_some();
-        return if asked { Err(EmitError::Idle) } else { Ok(()) };
+        return if arguments.is_asked_for() {
+            Err(EmitError::Idle)
+        } else {
+            Ok(())
+        };
     };
     check(manifest)?;
     let stack = stack(&arguments.code, project, manifest, files)?;

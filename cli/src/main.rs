@@ -3,6 +3,7 @@
 //! is wrong usage or an abnormal end; a command that waits for runs adds 3, one
 //! failed, and 4, one reached a budget.
 
+mod cache;
 mod compile;
 mod deploy;
 mod destroy;

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod cache;
 mod compile;
 mod diagnostics;
 mod fmt;
