@@ -48,6 +48,14 @@ pub(crate) fn read(command: &mut Command) -> Result<String, Error> {
     })
 }
 
+/// What `command` wrote to stdout; `None` when it does not start or fails, of which
+/// it says nothing.
+pub(crate) fn quiet_read(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then_some(text)
+}
+
 /// Whether `command` starts and succeeds; it says nothing.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command

@@ -121,7 +121,10 @@ fn lock_path(workspace: &Workspace) -> PathBuf {
 }
 
 /// Runs `make` on a fresh `folder`, unless what `stamp` describes is there already.
-fn install(
+///
+/// # Errors
+/// When the folder cannot be written, and those of `make`.
+pub(crate) fn install(
     folder: &Path,
     stamp: &str,
     make: impl FnOnce() -> Result<(), Error>,
