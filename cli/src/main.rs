@@ -13,6 +13,7 @@ mod emit;
 mod fmt;
 mod graph;
 mod home;
+mod lsp;
 mod output;
 mod present;
 mod project;
@@ -60,6 +61,8 @@ enum Command {
     Destroy(destroy::Arguments),
     /// Explain what the compiler says
     Docs(docs::Arguments),
+    /// Answer an editor about the projects it has open
+    Lsp(lsp::Arguments),
     /// Work on one attempt of a step; how `run` and `trigger` start local
     /// sandboxes
     #[command(hide = true)]
@@ -149,6 +152,7 @@ fn main() -> ExitCode {
         Command::Deploy(arguments) => deploy::run(arguments, &terminal).map_err(Into::into),
         Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
         Command::Docs(arguments) => docs::run(arguments, &terminal).map_err(Into::into),
+        Command::Lsp(arguments) => return lsp::run(arguments, terminal),
         Command::Runner => {
             home::trace(terminal, "info");
             let exit = loopy_runner::run(|name| std::env::var(name).ok());

@@ -171,6 +171,14 @@ pub(crate) fn namespace(event: &str) -> Option<&'static str> {
     provider(event).map(|provider| provider.prefix)
 }
 
+/// The names of all built-in events, prefix included.
+pub(crate) fn names() -> impl Iterator<Item = String> {
+    PROVIDERS.iter().flat_map(|provider| {
+        let events = provider.events.iter();
+        events.map(|builtin| format!("{}{}", provider.prefix, builtin.name))
+    })
+}
+
 /// The service whose namespace the event lies in.
 pub(crate) fn provider(event: &str) -> Option<&'static Provider> {
     PROVIDERS

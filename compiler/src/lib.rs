@@ -11,6 +11,7 @@ mod builtin;
 mod catalogue;
 mod condition;
 mod cron;
+mod cursor;
 mod diagnostic;
 pub mod docs;
 mod duration;
@@ -18,6 +19,7 @@ mod expression;
 mod forms;
 pub mod format;
 mod frontmatter;
+mod index;
 pub mod generate;
 mod lint;
 mod nearest;
@@ -38,7 +40,12 @@ mod value_type;
 mod workflow;
 mod yaml;
 
+pub use cursor::{Cursor, Slot, cursor};
 pub use diagnostic::{Code, Diagnostic, Severity, Span};
+pub use index::{
+    AgentEntry, EventEntry, FieldEntry, Index, Mention, Place, SandboxEntry, StepEntry, Target,
+    builtin_events, index, step_keys, tick_fields,
+};
 pub use outline::{Outline, SensorOutline, StepOutline};
 pub use sources::Sources;
 

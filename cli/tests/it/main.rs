@@ -13,6 +13,7 @@ mod diagnostics;
 mod fmt;
 mod graph;
 mod kills;
+mod lsp;
 mod run;
 mod runs;
 mod support;
