@@ -55,8 +55,71 @@ enum Reads {
     Event,
     /// The event and the steps before this one.
     BeforeIt,
-    /// The outputs of the step itself, too.
+    /// The outputs of this attempt of the step, too: of one item, when the
+    /// step has `each`.
+    ItsAttempt,
+    /// The outputs of the step, too, as its readers get them.
     Itself,
+}
+
+/// What a reference names. Its type is worked out only where it matters: a body
+/// may have many references to a large schema.
+enum Declared<'a> {
+    /// A time of a schedule's tick.
+    Tick,
+    /// All outputs of a step with `each`.
+    Outputs,
+    Field {
+        schema: &'a Value,
+        optional: bool,
+        /// Whether there is one for each item.
+        listed: bool,
+    },
+}
+
+impl<'a> Declared<'a> {
+    /// The field of this name; `None` when it is not known.
+    fn field(fields: &'a Fields, name: &str) -> Option<Self> {
+        Some(Self::Field {
+            schema: fields.contract.fields.get(name)?,
+            optional: fields.contract.optional.contains(name),
+            listed: false,
+        })
+    }
+
+    /// The same, with one for each item if `step` has `each`.
+    fn of(self, step: &StepDraft) -> Self {
+        match self {
+            Self::Field {
+                schema, optional, ..
+            } => Self::Field {
+                schema,
+                optional,
+                listed: step.forms.each.is_some(),
+            },
+            other => other,
+        }
+    }
+
+    fn into_type(self) -> Type<'a> {
+        match self {
+            Self::Tick => Type::TIME,
+            Self::Outputs => Type::ANY.list(),
+            Self::Field {
+                schema,
+                optional,
+                listed,
+            } => {
+                let mut found = Type::of_schema(schema);
+                found.may_be_absent |= optional;
+                if listed {
+                    found = found.list();
+                    found.may_be_absent = optional;
+                }
+                found
+            }
+        }
+    }
 }
 
 /// Checks one step.
@@ -89,10 +152,7 @@ impl<'a> Checker<'a> {
         {
             let span = draft.key_span;
             let found = self.reference(&key.producer, &key.field, span, &known);
-            if let Some(Type {
-                shape: Shape::List(_) | Shape::Map(_),
-                ..
-            }) = found
+            if let Some(Shape::List(_) | Shape::Map(_)) = found.map(|found| found.into_type().shape)
             {
                 let message = "a `concurrency.key` has to be one value, this is several";
                 self.report
@@ -104,6 +164,7 @@ impl<'a> Checker<'a> {
         if let Some(draft) = &forms.r#loop {
             self.condition(&draft.until, &known);
         }
+        self.reads = Reads::ItsAttempt;
         for condition in forms.emits_when.values() {
             self.condition(condition, &known);
         }
@@ -140,7 +201,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The type of an item of the step's `each`.
-    fn item(&mut self, known: &Facts) -> Option<Type> {
+    fn item(&mut self, known: &Facts) -> Option<Type<'a>> {
         let step = self.step;
         let each = step.forms.each.as_ref()?;
         let name = each.name.as_str();
@@ -159,7 +220,7 @@ impl<'a> Checker<'a> {
             return None;
         }
         let over = self.reference(producer, field, each.over_span, known)?;
-        match over.shape {
+        match over.into_type().shape {
             Shape::List(item) => Some(*item),
             Shape::Any => Some(Type::ANY),
             other => {
@@ -172,7 +233,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn item_field(&mut self, name: &str, field: &str, item: Option<&Type>, span: Span) {
+    fn item_field(&mut self, name: &str, field: &str, item: Option<&Type<'_>>, span: Span) {
         let Some(item) = item.filter(|_| !field.is_empty()) else {
             return;
         };
@@ -210,7 +271,7 @@ impl<'a> Checker<'a> {
         field: &str,
         span: Span,
         known: &Facts,
-    ) -> Option<Type> {
+    ) -> Option<Declared<'a>> {
         if producer == "event" {
             return self.event_field(field, span);
         }
@@ -226,35 +287,30 @@ impl<'a> Checker<'a> {
                     .hint("no step has run yet: it can read only event.field");
                 return None;
             }
-            Reads::Itself if producer == self.step.name => {
+            Reads::ItsAttempt if producer == self.step.name => {
                 return self.output(self.step, field, span);
             }
-            Reads::Itself | Reads::BeforeIt => {}
+            Reads::Itself if producer == self.step.name => {
+                let found = self.output(self.step, field, span);
+                return found.map(|found| found.of(self.step));
+            }
+            Reads::ItsAttempt | Reads::Itself | Reads::BeforeIt => {}
         }
         let from = self.predecessor(producer, span)?;
         let found = if field.is_empty() {
-            Some(Type::ANY.list())
+            Some(Declared::Outputs)
         } else {
-            self.output(from, field, span).map(|found| {
-                let may_be_absent = found.may_be_absent;
-                match &from.forms.each {
-                    Some(_) => Type {
-                        may_be_absent,
-                        ..found.list()
-                    },
-                    None => found,
-                }
-            })
+            self.output(from, field, span).map(|found| found.of(from))
         };
         self.presence(from, field, span, known);
         found
     }
 
-    fn event_field(&mut self, field: &str, span: Span) -> Option<Type> {
+    fn event_field(&mut self, field: &str, span: Span) -> Option<Declared<'a>> {
         match self.trigger? {
             Trigger::Cron { .. } => {
                 if TICK.contains(&field) {
-                    return Some(Type::TIME);
+                    return Some(Declared::Tick);
                 }
                 self.report
                     .add(
@@ -285,7 +341,7 @@ impl<'a> Checker<'a> {
                                 .then(|| format!("its fields are {}", names.join(", ")))
                         }));
                 }
-                declared(fields, field)
+                Declared::field(fields, field)
             }
         }
     }
@@ -315,7 +371,7 @@ impl<'a> Checker<'a> {
         None
     }
 
-    fn output(&mut self, from: &StepDraft, field: &str, span: Span) -> Option<Type> {
+    fn output(&mut self, from: &'a StepDraft, field: &str, span: Span) -> Option<Declared<'a>> {
         if from.output.lacks(field) {
             let producer = &from.name;
             let fields = &from.output.contract.fields;
@@ -331,7 +387,7 @@ impl<'a> Checker<'a> {
                         .unwrap_or_else(|| format!("add it to `output` of step `{producer}`")),
                 );
         }
-        declared(&from.output, field)
+        Declared::field(&from.output, field)
     }
 
     /// Refuses to read what a skipped step does not give.
@@ -419,11 +475,17 @@ impl<'a> Checker<'a> {
     }
 
     /// The type of an operand.
-    fn value(&mut self, condition: &ConditionDraft, expr: &Expr, known: &Facts) -> Option<Type> {
+    fn value(
+        &mut self,
+        condition: &ConditionDraft,
+        expr: &Expr,
+        known: &Facts,
+    ) -> Option<Type<'a>> {
         match &expr.kind {
             Kind::Literal(value) => Some(Type::of_literal(value)),
             Kind::Reference { producer, field } => {
-                self.reference(producer, field, condition.span(&expr.at), known)
+                let found = self.reference(producer, field, condition.span(&expr.at), known);
+                found.map(Declared::into_type)
             }
             _ => {
                 self.truth(condition, expr, known);
@@ -480,9 +542,9 @@ impl<'a> Checker<'a> {
         &mut self,
         operator: Comparison,
         left: Side<'_>,
-        left_type: &Type,
+        left_type: &Type<'_>,
         right: Side<'_>,
-        right_type: &Type,
+        right_type: &Type<'_>,
     ) {
         for (side, its_type, other) in [
             (left, left_type, right_type),
@@ -505,7 +567,13 @@ impl<'a> Checker<'a> {
     }
 
     /// Checks that two values can be equal at all.
-    fn equal(&mut self, left: Side<'_>, left_type: &Type, right: Side<'_>, right_type: &Type) {
+    fn equal(
+        &mut self,
+        left: Side<'_>,
+        left_type: &Type<'_>,
+        right: Side<'_>,
+        right_type: &Type<'_>,
+    ) {
         for (side, its_type, other) in [
             (left, left_type, right_type),
             (right, right_type, left_type),
@@ -543,7 +611,13 @@ impl<'a> Checker<'a> {
 
     /// Checks a literal against the values that the other side can have;
     /// whether that settles it.
-    fn literal(&mut self, side: Side<'_>, value: &Value, its_type: &Type, other: &Type) -> bool {
+    fn literal(
+        &mut self,
+        side: Side<'_>,
+        value: &Value,
+        its_type: &Type<'_>,
+        other: &Type<'_>,
+    ) -> bool {
         let shown = side.expr.lower();
         match (&other.shape, value) {
             (Shape::Any, _) => true,
@@ -557,7 +631,7 @@ impl<'a> Checker<'a> {
                 true
             }
             (Shape::Enum(values), _) if other.meets_shape(its_type) => {
-                if values.contains(value) {
+                if values.contains(&value) {
                     return true;
                 }
                 let names: BTreeSet<String> = values
@@ -587,14 +661,6 @@ impl<'a> Checker<'a> {
             _ => false,
         }
     }
-}
-
-/// The type of a declared field; `None` when it is not known.
-fn declared(fields: &Fields, field: &str) -> Option<Type> {
-    let schema = fields.contract.fields.get(field)?;
-    let mut found = Type::of_schema(schema);
-    found.may_be_absent |= fields.contract.optional.contains(field);
-    Some(found)
 }
 
 /// An operand and the condition it stands in.

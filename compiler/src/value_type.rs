@@ -8,15 +8,15 @@ const MAX_DEPTH: usize = 32;
 
 /// The type of a value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Type {
-    pub(crate) shape: Shape,
+pub(crate) struct Type<'a> {
+    pub(crate) shape: Shape<'a>,
     /// Whether it may be absent or null.
     pub(crate) may_be_absent: bool,
 }
 
 /// The kind of value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Shape {
+pub(crate) enum Shape<'a> {
     /// Anything, or nothing is known.
     Any,
     /// Only `null`.
@@ -26,16 +26,16 @@ pub(crate) enum Shape {
     Text,
     Time,
     /// One of these values.
-    Enum(Vec<Value>),
-    List(Box<Type>),
-    Map(Map),
+    Enum(Vec<&'a Value>),
+    List(Box<Type<'a>>),
+    Map(Map<'a>),
 }
 
 /// The schema of a map.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Map(Value);
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Map<'a>(&'a Value);
 
-impl Map {
+impl<'a> Map<'a> {
     /// Whether there may be a field of this name.
     pub(crate) fn field(&self, name: &str) -> Option<()> {
         let declared = self.0.get("properties").and_then(|fields| fields.get(name));
@@ -44,7 +44,7 @@ impl Map {
     }
 
     /// The declared fields.
-    pub(crate) fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&'a str> {
         let fields = self.0.get("properties").and_then(Value::as_object);
         fields.map_or_else(Vec::new, |fields| {
             fields.keys().map(String::as_str).collect()
@@ -52,7 +52,7 @@ impl Map {
     }
 }
 
-impl Type {
+impl<'a> Type<'a> {
     /// Nothing is known.
     pub(crate) const ANY: Self = Self::of(Shape::Any);
     /// True or false.
@@ -60,7 +60,7 @@ impl Type {
     /// A time.
     pub(crate) const TIME: Self = Self::of(Shape::Time);
 
-    const fn of(shape: Shape) -> Self {
+    const fn of(shape: Shape<'a>) -> Self {
         Self {
             shape,
             may_be_absent: false,
@@ -68,11 +68,11 @@ impl Type {
     }
 
     /// The type that a JSON Schema describes.
-    pub(crate) fn of_schema(schema: &Value) -> Self {
+    pub(crate) fn of_schema(schema: &'a Value) -> Self {
         Self::below(schema, 0)
     }
 
-    fn below(schema: &Value, depth: usize) -> Self {
+    fn below(schema: &'a Value, depth: usize) -> Self {
         if depth > MAX_DEPTH {
             return Self::ANY;
         }
@@ -82,8 +82,8 @@ impl Type {
         if BEYOND.iter().any(|word| schema.get(word).is_some()) {
             return Self::ANY;
         }
-        let fixed = schema.get("const").map(|value| vec![value.clone()]);
-        let values = fixed.or_else(|| schema.get("enum")?.as_array().cloned());
+        let fixed = schema.get("const").map(|value| vec![value]);
+        let values = fixed.or_else(|| Some(schema.get("enum")?.as_array()?.iter().collect()));
         if let Some(mut values) = values {
             let all = values.len();
             values.retain(|value| !value.is_null());
@@ -123,7 +123,7 @@ impl Type {
                     item.map_or(Self::ANY, |item| Self::below(item, depth + 1)),
                 ))
             }
-            "object" => Shape::Map(Map(schema.clone())),
+            "object" => Shape::Map(Map(schema)),
             "null" => Shape::Null,
             _ => Shape::Any,
         };
@@ -182,7 +182,7 @@ impl Type {
     }
 }
 
-impl Shape {
+impl<'a> Shape<'a> {
     /// The shape in words.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -219,17 +219,19 @@ mod tests {
 
     #[test]
     fn schemas_are_read_as_far_as_can_be_told() {
-        let shape = |schema: Value| Type::of_schema(&schema).shape;
-        assert_eq!(shape(json!({"type": "integer"})), Shape::Number);
+        fn shape(schema: &Value) -> Shape<'_> {
+            Type::of_schema(schema).shape
+        }
+        assert_eq!(shape(&json!({"type": "integer"})), Shape::Number);
         assert_eq!(
-            shape(json!({"type": "string", "format": "date-time"})),
+            shape(&json!({"type": "string", "format": "date-time"})),
             Shape::Time
         );
         assert_eq!(
-            shape(json!({"type": "array", "items": {"type": "string", "enum": ["a"]}})),
-            Shape::List(Box::new(Type::of(Shape::Enum(vec![json!("a")]))))
+            shape(&json!({"type": "array", "items": {"type": "string", "enum": ["a"]}})),
+            Shape::List(Box::new(Type::of(Shape::Enum(vec![&json!("a")]))))
         );
-        assert_eq!(shape(json!({"const": 5})), Shape::Enum(vec![json!(5)]));
+        assert_eq!(shape(&json!({"const": 5})), Shape::Enum(vec![&json!(5)]));
         for unknown in [
             json!({}),
             json!(true),
@@ -237,14 +239,16 @@ mod tests {
             json!({"type": ["string", "integer"]}),
             json!({"type": "string", "allOf": [{"enum": ["a"]}]}),
         ] {
-            assert_eq!(shape(unknown.clone()), Shape::Any, "{unknown}");
+            assert_eq!(shape(&unknown), Shape::Any, "{unknown}");
         }
-        let nullable = Type::of_schema(&json!({"type": ["string", "null"]}));
+        let schema = json!({"type": ["string", "null"]});
+        let nullable = Type::of_schema(&schema);
         assert_eq!(
             (nullable.shape, nullable.may_be_absent),
             (Shape::Text, true)
         );
-        let nullable = Type::of_schema(&json!({"enum": ["a", null]}));
+        let schema = json!({"enum": ["a", null]});
+        let nullable = Type::of_schema(&schema);
         assert!(nullable.may_be_absent);
     }
 }

@@ -29,6 +29,20 @@ budget: { wall_clock: 20, spend: { usd: 4 } }
 ---
 Look at {{ event.who }}, {{ '{{' }} and {{event.at}}.
 "#;
+const FORMS: &str = r#"---
+after: hello
+agent: Worker
+when: hello.verdict == "pass" and not (event.who == 'a')
+each: event.files as file
+retry: { max: 2, backoff: 30s, on: [crash, timeout] }
+approve: { before: true, within: 24h, otherwise: deny }
+concurrency: { key: event.who, limit: 1, strategy: queue }
+loop: { to: hello, until: "event.kind == null or event.at >= '2026-01-01T00:00:00Z'", max: 3 }
+output: { n: int }
+emits: { Pong: { when: forms.n != 3 } }
+---
+{{ file }} {{ file.path }} {{ hello.notes }}
+"#;
 const PYTHON: &str = r#"from loopy import sensor
 
 @sensor(webhook="/hooks/ping", emits="Ping", verify="github")
@@ -43,6 +57,8 @@ fn project() -> Sources {
     let mut sources = Sources::default();
     sources.insert("registry.yml", REGISTRY);
     sources.insert("workflows/greet/hello.md", STEP);
+    sources.insert("workflows/forms/hello.md", STEP);
+    sources.insert("workflows/forms/forms.md", FORMS);
     sources.insert(
         "workflows/greet/scan-deps.md",
         "---\nafter: hello\nagent: Shell\noutput: { count: int }\n---\necho {{ hello.verdict }} {{ hello.notes }}\n",
@@ -67,6 +83,7 @@ fn places() -> impl Strategy<Value = &'static str> {
     prop_oneof![
         Just("registry.yml"),
         Just("workflows/greet/hello.md"),
+        Just("workflows/forms/forms.md"),
         Just("sensors/hooks.py"),
         Just("sensors/disk.sh"),
         Just("sensors/tick.ts"),
