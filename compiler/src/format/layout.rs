@@ -291,11 +291,7 @@ impl<'a> Reader<'a> {
             node.kind,
             Kind::Scalar | Kind::FlowList(_) | Kind::FlowMap(_)
         );
-        if !is_plain
-            || self.at != node.start()
-            || node.range.is_empty()
-            || text.contains('\n')
-        {
+        if !is_plain || self.at != node.start() || node.range.is_empty() || text.contains('\n') {
             return Err(Odd);
         }
         self.at = node.range.end;

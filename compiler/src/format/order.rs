@@ -75,7 +75,12 @@ static BUDGET: Order = map(&[
     ("latency", &FREE),
 ]);
 static RETRY: Order = map(&[("max", &FREE), ("backoff", &FREE), ("on", &FREE)]);
-static APPROVE: Order = map(&[("before", &FREE), ("within", &FREE), ("otherwise", &FREE)]);
+static APPROVE: Order = map(&[
+    ("before", &FREE),
+    ("after", &FREE),
+    ("within", &FREE),
+    ("otherwise", &FREE),
+]);
 static CONCURRENCY: Order = map(&[("key", &FREE), ("limit", &FREE), ("strategy", &FREE)]);
 
 /// `registry.yml`.
@@ -101,10 +106,25 @@ static HARNESS: Order = map(&[("runtime", &FREE), ("model", &FREE)]);
 static SANDBOXES: Order = each(&SANDBOX);
 static SANDBOX: Order = map(&[
     ("provider", &FREE),
-    ("image", &FREE),
+    ("image", &IMAGE),
     ("env_file", &FREE),
     ("network", &FREE),
     ("repos", &REPOS),
+]);
+static IMAGE: Order = map(&[
+    ("debian_slim", &FREE),
+    ("base", &FREE),
+    ("dockerfile", &FREE),
+    ("snapshot", &FREE),
+    ("workdir", &FREE),
+    ("env", &FREE),
+    ("apt", &FREE),
+    ("pip", &FREE),
+    ("pip_requirements", &FREE),
+    ("run", &FREE),
+    ("user", &FREE),
+    ("entrypoint", &FREE),
+    ("cmd", &FREE),
 ]);
 static REPOS: Order = each(&REPO);
 static REPO: Order = map(&[
@@ -115,6 +135,37 @@ static REPO: Order = map(&[
 ]);
 static LIMITS: Order = map(&[
     ("cascade_spend", &FREE),
-    ("day", &FREE),
-    ("workflows", &FREE),
+    ("cascade", &CAP),
+    ("day", &CAP),
+    ("workflows", &CAPS),
 ]);
+static CAPS: Order = each(&CAP);
+static CAP: Order = map(&[("spend", &FREE), ("runs", &FREE)]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{registry, step};
+
+    #[test]
+    fn every_key_of_the_language_has_a_place() {
+        let known: [(&Order, &[&str]); 10] = [
+            (&STEP, &step::KEYS),
+            (&BUDGET, &step::BUDGET_KEYS),
+            (&REGISTRY, &registry::SECTIONS),
+            (&AGENT, &registry::AGENT_KEYS),
+            (&HARNESS, &registry::HARNESS_KEYS),
+            (&SANDBOX, &registry::SANDBOX_KEYS),
+            (&IMAGE, &registry::IMAGE_KEYS),
+            (&REPO, &registry::REPO_KEYS),
+            (&LIMITS, &registry::LIMIT_KEYS),
+            (&CAP, &registry::CAP_KEYS),
+        ];
+        for (order, keys) in known {
+            for key in keys {
+                assert!(order.rank(key) <= order.keys.len(), "{key}");
+            }
+            assert_eq!(order.keys.len(), keys.len(), "{order:?}");
+        }
+    }
+}
