@@ -14,9 +14,9 @@ mod dist;
 mod emulator;
 mod error;
 mod fuzz;
+mod generated;
 mod http;
 mod process;
-mod schemas;
 mod suite;
 mod tools;
 mod workspace;
@@ -108,8 +108,8 @@ fn run(task: Task) -> Result<(), Error> {
             println!("{}", dist.display());
             Ok(())
         }
-        Task::Gen { check: true } => schemas::check(&workspace.root),
-        Task::Gen { check: false } => schemas::write(&workspace.root),
+        Task::Gen { check: true } => generated::check(&workspace.root),
+        Task::Gen { check: false } => generated::write(&workspace.root),
         Task::Fuzz { seconds, target } => fuzz::run(&workspace, seconds, target.as_deref()),
         Task::Bench { part } => bench::run(&workspace, part),
     }

@@ -1,7 +1,8 @@
-//! Writes the JSON Schemas that are checked in, from the code they describe.
+//! Writes the files that are checked in and follow from the code: JSON Schemas
+//! and the list of codes.
 
 use crate::error::Error;
-use loopy_compiler::schema;
+use loopy_compiler::{docs, schema};
 use loopy_contract::manifest::Manifest;
 use std::path::{Path, PathBuf};
 
@@ -19,10 +20,11 @@ fn files() -> Result<Vec<(&'static str, String)>, Error> {
         ),
         ("schemas/step.schema.json", schema::step().try_into()?),
     ];
-    schemas
-        .into_iter()
-        .map(|(path, schema)| Ok((path, serde_json::to_string_pretty(&schema)? + "\n")))
-        .collect()
+    let mut files = vec![("docs/errors.md", docs::errors())];
+    for (path, schema) in schemas {
+        files.push((path, serde_json::to_string_pretty(&schema)? + "\n"));
+    }
+    Ok(files)
 }
 
 /// Writes those that are not what they should be.
