@@ -4,6 +4,8 @@
 use crate::builtin;
 use crate::catalogue;
 use crate::diagnostic::{Report, Span, number};
+use crate::expression::Kind;
+use crate::forms::EachDraft;
 use crate::registry::{self, RegistryDraft};
 use crate::sensor::{self, SensorDraft};
 use crate::sources::Sources;
@@ -98,6 +100,8 @@ pub struct StepEntry {
     pub after: Vec<String>,
     /// The agent's name.
     pub agent: Option<String>,
+    /// What its body calls one item of the list it runs over.
+    pub item: Option<String>,
     /// What it puts out.
     pub outputs: BTreeMap<String, FieldEntry>,
     /// The events it emits, as written.
@@ -278,6 +282,7 @@ impl Builder {
                 trigger: None,
                 after: Vec::new(),
                 agent: None,
+                item: None,
                 outputs: BTreeMap::new(),
                 emits: Vec::new(),
             };
@@ -316,32 +321,17 @@ impl Builder {
         for (event, span) in &draft.emits {
             self.mention(file, *span, Target::Event(event.clone()));
         }
+        let reader = Reader {
+            workflow,
+            event,
+            each: draft.forms.each.as_ref(),
+        };
         for (reference, span) in &draft.refs {
-            let (producer, field) = (reference.producer.as_str(), reference.field.clone());
-            let targets = if producer == "event" {
-                match event {
-                    Some(Trigger::Event { event, .. }) => {
-                        let event = event.clone();
-                        let target = Target::Event(event.clone());
-                        (target, Target::EventField { event, field })
-                    }
-                    Some(Trigger::Cron { .. }) => (Target::Tick, Target::TickField(field)),
-                    None => continue,
-                }
-            } else {
-                let output = Target::Output {
-                    workflow: workflow.to_owned(),
-                    step: producer.to_owned(),
-                    field,
-                };
-                (step_target(producer), output)
-            };
-            let (producer, whole) = spans(reference, *span);
-            if let Some(producer) = producer {
-                self.mention(file, producer, targets.0);
-            }
-            self.mention(file, whole, targets.1);
+            let producer = producer_in_tag(reference, *span);
+            let targets = reader.targets(&reference.producer, &reference.field);
+            self.reference(file, producer, *span, targets);
         }
+        self.forms(&reader, draft);
         let outputs = fields(&draft.output, Some(file));
         self.field_mentions(&outputs, |field| Target::Output {
             workflow: workflow.to_owned(),
@@ -353,8 +343,78 @@ impl Builder {
             trigger,
             after: draft.after.iter().map(|(name, _)| name.clone()).collect(),
             agent: draft.agent.as_ref().map(|(name, _)| name.clone()),
+            item: draft.forms.each.as_ref().map(|each| each.name.clone()),
             outputs,
             emits: draft.emits.iter().map(|(name, _)| name.clone()).collect(),
+        }
+    }
+
+    /// What a reference names: its producer, where that has a place of its own,
+    /// and the whole.
+    fn reference(
+        &mut self,
+        file: &str,
+        producer: Option<Span>,
+        whole: Span,
+        targets: Option<(Target, Target)>,
+    ) {
+        let Some((named, field)) = targets else {
+            return;
+        };
+        if let Some(producer) = producer {
+            self.mention(file, producer, named);
+        }
+        self.mention(file, whole, field);
+    }
+
+    /// What is named outside a step's body, in conditions and the like.
+    fn forms(&mut self, reader: &Reader<'_>, draft: &StepDraft) {
+        let (file, forms) = (draft.file.as_str(), &draft.forms);
+        let mut found: Vec<(Span, &str, &str)> = Vec::new();
+        if let Some(each) = &forms.each {
+            found.push((each.over_span, &each.over.producer, &each.over.field));
+        }
+        if let Some(draft) = &forms.concurrency
+            && let Some(key) = &draft.concurrency.key
+        {
+            found.push((draft.key_span, &key.producer, &key.field));
+        }
+        if let Some(back) = &forms.r#loop {
+            let target = Target::Step {
+                workflow: reader.workflow.to_owned(),
+                step: back.to.clone(),
+            };
+            self.mention(file, back.to_span, target);
+        }
+        let until = forms.r#loop.as_ref().map(|back| &back.until);
+        let conditions = [forms.when.read(), forms.on_when.read(), until];
+        for condition in conditions
+            .into_iter()
+            .flatten()
+            .chain(forms.emits_when.values())
+        {
+            let mut open = vec![&condition.expr];
+            while let Some(expr) = open.pop() {
+                match &expr.kind {
+                    Kind::Literal(_) => {}
+                    Kind::Reference { producer, field } => {
+                        found.push((condition.span(&expr.at), producer, field));
+                    }
+                    Kind::Not(operand) => open.push(operand),
+                    Kind::And(operands) | Kind::Or(operands) => open.extend(operands),
+                    Kind::Compare { left, right, .. } => open.extend([&**left, &**right]),
+                }
+            }
+        }
+        for (span, producer, field) in found {
+            // A span of another length is that of the whole value.
+            let letters = number(producer.chars().count());
+            let length = letters + 1 + number(field.chars().count());
+            let named = (span.length == length).then_some(Span {
+                length: letters,
+                ..span
+            });
+            self.reference(file, named, span, reader.targets(producer, field));
         }
     }
 
@@ -387,6 +447,55 @@ impl Builder {
     }
 }
 
+/// The step that a reference stands in, as far as it gives the reference its
+/// meaning.
+struct Reader<'a> {
+    workflow: &'a str,
+    /// What starts the workflow.
+    event: Option<&'a Trigger>,
+    each: Option<&'a EachDraft>,
+}
+
+impl Reader<'_> {
+    /// What the producer and the field of a reference mean.
+    fn targets(&self, producer: &str, field: &str) -> Option<(Target, Target)> {
+        if let Some(each) = self.each
+            && each.name == producer
+        {
+            // An item has the meaning of the list that it is of.
+            let list = self.field(&each.over.producer, &each.over.field)?;
+            return Some((list.clone(), list));
+        }
+        let named = match (producer, self.event) {
+            ("event", Some(Trigger::Event { event, .. })) => Target::Event(event.clone()),
+            ("event", Some(Trigger::Cron { .. })) => Target::Tick,
+            ("event", None) => return None,
+            _ => Target::Step {
+                workflow: self.workflow.to_owned(),
+                step: producer.to_owned(),
+            },
+        };
+        Some((named, self.field(producer, field)?))
+    }
+
+    fn field(&self, producer: &str, field: &str) -> Option<Target> {
+        let field = field.to_owned();
+        Some(match (producer, self.event) {
+            ("event", Some(Trigger::Event { event, .. })) => Target::EventField {
+                event: event.clone(),
+                field,
+            },
+            ("event", Some(Trigger::Cron { .. })) => Target::TickField(field),
+            ("event", None) => return None,
+            _ => Target::Output {
+                workflow: self.workflow.to_owned(),
+                step: producer.to_owned(),
+                field,
+            },
+        })
+    }
+}
+
 /// The declared fields; `file` declares them, if one does.
 fn fields(fields: &Fields, file: Option<&str>) -> BTreeMap<String, FieldEntry> {
     let contract = &fields.contract;
@@ -404,20 +513,18 @@ fn fields(fields: &Fields, file: Option<&str>) -> BTreeMap<String, FieldEntry> {
         .collect()
 }
 
-/// The places of a tag's producer and of the whole tag. A tag that spreads over
-/// lines has no place for its producer.
-fn spans(reference: &Ref, tag: Span) -> (Option<Span>, Span) {
+/// The place of a tag's producer. A tag that spreads over lines has none.
+fn producer_in_tag(reference: &Ref, tag: Span) -> Option<Span> {
     let before = reference
         .raw
         .find(|c: char| c != '{' && !c.is_whitespace())
         .and_then(|at| reference.raw.get(..at))
-        .filter(|_| !reference.raw.contains('\n'));
-    let producer = before.map(|before| Span {
+        .filter(|_| !reference.raw.contains('\n'))?;
+    Some(Span {
         line: tag.line,
         column: tag.column.saturating_add(number(before.chars().count())),
         length: number(reference.producer.chars().count()),
-    });
-    (producer, tag)
+    })
 }
 
 /// A type as one would write it, from its JSON Schema.
@@ -531,6 +638,36 @@ events:
         assert_eq!(index.agents["Coder"].harness, Some("command"));
         let n = index.workflows["w"]["a"].outputs["n"].place.clone();
         assert_eq!(n.unwrap().span.column, 11);
+    }
+
+    #[test]
+    fn conditions_and_items_mean_something_too() {
+        let index = project(&[
+            ("registry.yml", REGISTRY),
+            (
+                "workflows/w/a.md",
+                "---\non: Bug\noutput: { ns: 'list[str]', ok: bool }\n---\nx\n",
+            ),
+            (
+                "workflows/w/b.md",
+                "---\nafter: a\nwhen: a.ok == true\neach: a.ns as one\n---\n{{ one }}\n",
+            ),
+        ]);
+        let output = |field: &str| Target::Output {
+            workflow: "w".to_owned(),
+            step: "a".to_owned(),
+            field: field.to_owned(),
+        };
+        let step = Target::Step {
+            workflow: "w".to_owned(),
+            step: "a".to_owned(),
+        };
+        let b = "workflows/w/b.md";
+        assert_eq!(at(&index, b, 3, 7), Some(step));
+        assert_eq!(at(&index, b, 3, 9), Some(output("ok")));
+        assert_eq!(at(&index, b, 4, 9), Some(output("ns")));
+        assert_eq!(at(&index, b, 6, 5), Some(output("ns")));
+        assert_eq!(index.workflows["w"]["b"].item.as_deref(), Some("one"));
     }
 
     #[test]

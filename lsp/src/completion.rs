@@ -161,6 +161,11 @@ fn producers(steps: Steps<'_>, step: &str) -> Vec<Candidate> {
     };
     let own = steps.get(step);
     let after: BTreeSet<&String> = own.into_iter().flat_map(|own| &own.after).collect();
+    let item = own.and_then(|own| own.item.as_ref());
+    candidates.extend(item.map(|item| {
+        let about = "an item of the list in `each`";
+        Candidate::new(item, CompletionItemKind::Variable, about)
+    }));
     let is_read = own.is_some_and(|own| own.trigger.is_some() || !own.after.is_empty());
     candidates.extend(
         steps
