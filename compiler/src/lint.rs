@@ -97,7 +97,7 @@ fn check_events(
 /// The outputs of a workflow's last steps are its result. Those of the others
 /// are there for the steps behind them.
 fn check_outputs(workflow: &WorkflowDraft, registry: &RegistryDraft, report: &mut Report) {
-    let steps = || workflow.steps.values();
+    let steps = || workflow.all_steps();
     let followed: BTreeSet<&str> = steps()
         .flat_map(|step| &step.after)
         .map(|(name, _)| name.as_str())
@@ -183,7 +183,7 @@ impl<'a> Cascades<'a> {
         }
         // An event that starts nothing is on no circle.
         for (at, workflow) in workflows.by_name.values().enumerate() {
-            let emitted = workflow.steps.values().flat_map(emitted);
+            let emitted = workflow.all_steps().flat_map(emitted);
             graph.next[at].extend(emitted.filter_map(|(event, _)| events.get(event)));
         }
         graph
@@ -296,7 +296,7 @@ fn check_cascades(workflows: &Workflows, report: &mut Report) {
             })
             .collect();
         let first = names.get(1).copied().unwrap_or_default();
-        let place = workflow.steps.values().find_map(|step| {
+        let place = workflow.all_steps().find_map(|step| {
             let (_, span) = emitted(step).find(|(event, _)| *event == first)?;
             Some((step.file.as_str(), span))
         });

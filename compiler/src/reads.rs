@@ -351,7 +351,7 @@ impl<'a> Checker<'a> {
     fn predecessor(&mut self, producer: &str, span: Span) -> Option<&'a StepDraft> {
         let (step, workflow) = (self.step, self.workflow);
         if step.after.iter().any(|(name, _)| name == producer) {
-            return workflow.steps.get(producer);
+            return workflow.steps.get(producer).map(Box::as_ref);
         }
         let diagnostic = self.report.add(
             Code::E304,

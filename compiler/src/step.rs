@@ -68,10 +68,18 @@ pub(crate) struct StepDraft {
 /// The steps of one workflow, by name.
 #[derive(Debug, Default)]
 pub(crate) struct WorkflowDraft {
-    pub(crate) steps: BTreeMap<String, StepDraft>,
+    /// In boxes: a map has room for more entries than it holds.
+    pub(crate) steps: BTreeMap<String, Box<StepDraft>>,
     /// Steps whose file could not be read at all. They exist, but nothing is
     /// known about them.
     pub(crate) broken: BTreeSet<String>,
+}
+
+impl WorkflowDraft {
+    /// The steps that could be read, by name.
+    pub(crate) fn all_steps(&self) -> impl Iterator<Item = &StepDraft> {
+        self.steps.values().map(Box::as_ref)
+    }
 }
 
 /// All workflows, by name.
@@ -83,9 +91,7 @@ pub(crate) struct Workflows {
 impl Workflows {
     /// All steps that could be read, by workflow and name.
     pub(crate) fn steps(&self) -> impl Iterator<Item = &StepDraft> {
-        self.by_name
-            .values()
-            .flat_map(|workflow| workflow.steps.values())
+        self.by_name.values().flat_map(WorkflowDraft::all_steps)
     }
 }
 
@@ -101,7 +107,7 @@ pub(crate) fn read_all(sources: &Sources, report: &mut Report) -> Workflows {
             file: path,
             report: &mut report,
         };
-        let step = reader.step(workflow, name, file);
+        let step = reader.step(workflow, name, file).map(Box::new);
         (step, report)
     });
     let mut workflows = Workflows::default();

@@ -31,11 +31,11 @@ impl StepDraft {
 /// Checks each workflow.
 pub(crate) fn check(workflows: &Workflows, report: &mut Report) {
     for (name, workflow) in &workflows.by_name {
-        let Some(first) = workflow.steps.values().next() else {
+        let Some(first) = workflow.all_steps().next() else {
             continue;
         };
         check_entry(name, workflow, first, report);
-        for step in workflow.steps.values() {
+        for step in workflow.all_steps() {
             check_wiring(name, workflow, step, report);
             check_loop(name, workflow, step, report);
         }
@@ -53,8 +53,7 @@ pub(crate) fn check(workflows: &Workflows, report: &mut Report) {
 
 fn check_entry(name: &str, workflow: &WorkflowDraft, first: &StepDraft, report: &mut Report) {
     let entries: Vec<&StepDraft> = workflow
-        .steps
-        .values()
+        .all_steps()
         .filter(|step| matches!(step.trigger, TriggerDraft::Read(..)))
         .collect();
     if entries.len() > 1 {
@@ -73,8 +72,7 @@ fn check_entry(name: &str, workflow: &WorkflowDraft, first: &StepDraft, report: 
             .hint("keep `on` in one of them and give the others `after`, or make two workflows");
     }
     // A step that could not be read may be the one.
-    let may_have =
-        !workflow.broken.is_empty() || workflow.steps.values().any(StepDraft::has_trigger);
+    let may_have = !workflow.broken.is_empty() || workflow.all_steps().any(StepDraft::has_trigger);
     if entries.is_empty() && !may_have {
         report
             .add(
@@ -158,7 +156,7 @@ fn check_loop(name: &str, workflow: &WorkflowDraft, step: &StepDraft, report: &m
         for (earlier, _) in &next.after {
             is_known &= !workflow.broken.contains(earlier);
             if before.insert(earlier) {
-                open.extend(workflow.steps.get(earlier));
+                open.extend(workflow.steps.get(earlier).map(Box::as_ref));
             }
         }
     }
