@@ -6,6 +6,7 @@ mod typescript;
 
 use crate::catalogue::{namespace, scheme_of_path};
 use crate::diagnostic::{Code, Report, Span};
+use crate::duration;
 use crate::nearest::did_you_mean;
 use crate::registry::RegistryDraft;
 use crate::sources::Sources;
@@ -173,7 +174,7 @@ impl Reader<'_> {
                         .hint(format!("write \"/{route}\""));
                 }
                 if !self.routes.insert((route.clone(), emits.clone())) {
-                            self.report.add(
+                    self.report.add(
                         Code::E403,
                         path,
                         span,
@@ -190,32 +191,36 @@ impl Reader<'_> {
                     verify,
                 }
             }
-            (Argument::Absent, Argument::Text(interval, at)) => match seconds(&interval) {
-                Some(seconds) => {
-                    if seconds == 0 {
-                        self.report
-                            .add(
-                                Code::W403,
-                                path,
-                                at,
-                                format!(
-                                    "sensor `{name}` polls every `{interval}`, without a pause"
-                                ),
-                            )
-                            .hint("give an interval above zero, such as 5m");
+            (Argument::Absent, Argument::Text(interval, at)) => {
+                match duration::seconds(&interval) {
+                    Some(seconds) => {
+                        if seconds == 0 {
+                            self.report
+                                .add(
+                                    Code::W403,
+                                    path,
+                                    at,
+                                    format!(
+                                        "sensor `{name}` polls every `{interval}`, without a pause"
+                                    ),
+                                )
+                                .hint("give an interval above zero, such as 5m");
+                        }
+                        SensorTrigger::Poll { interval }
                     }
-                    SensorTrigger::Poll { interval }
+                    None => {
+                        self.no_trigger(
+                            path,
+                            at,
+                            format!(
+                                "sensor `{name}` polls every `{interval}`, which is no interval"
+                            ),
+                            "an interval is a number and one of s, m, h, d: 5m",
+                        );
+                        return;
+                    }
                 }
-                None => {
-                    self.no_trigger(
-                        path,
-                        at,
-                        format!("sensor `{name}` polls every `{interval}`, which is no interval"),
-                        "an interval is a number and one of s, m, h, d: 5m",
-                    );
-                    return;
-                }
-            },
+            }
             (webhook, poll) => {
                 let both = webhook != Argument::Absent && poll != Argument::Absent;
                 let dynamic = [&webhook, &poll]
@@ -362,22 +367,6 @@ impl Reader<'_> {
 /// The dotted module of a Python file: `sensors.deep.more`.
 fn dotted(path: &str) -> String {
     path.strip_suffix(".py").unwrap_or(path).replace('/', ".")
-}
-
-/// The seconds of `30s`, `5m`, `2h` or `1d`.
-fn seconds(interval: &str) -> Option<u64> {
-    let (digits, unit) = interval.split_at_checked(interval.len().checked_sub(1)?)?;
-    let unit = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return None,
-    };
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// Checks the names of sensors and the events they emit.
