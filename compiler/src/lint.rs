@@ -303,11 +303,52 @@ fn check_cascades(workflows: &Workflows, report: &mut Report) {
         let (file, span) = place.unwrap_or((registry::FILE, Span::START));
         let message = format!(
             "workflow `{name}` can set itself off again: {}",
-            names.join(" -> ")
+            way(&names)
         );
         report.add(Code::W506, file, span, message).hint(
             "see that it ends, with a condition on an `emits`; \
              limits: { cascade_spend: { usd: 20 } } bounds what it costs",
         );
+    }
+}
+
+/// A circle for a message, its middle left out when it is long.
+fn way(names: &[&str]) -> String {
+    const ENDS: usize = 7;
+    let left_out = names.len().saturating_sub(2 * ENDS);
+    if left_out == 0 {
+        return names.join(" -> ");
+    }
+    let (first, rest) = names.split_at(ENDS);
+    let last = &rest[left_out..];
+    format!("{} -> … -> {}", first.join(" -> "), last.join(" -> "))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Code, Sources, compile};
+    use std::fmt::Write;
+
+    #[test]
+    fn a_long_cascade_costs_little_and_is_told_in_short() {
+        let count = 2000;
+        let mut sources = Sources::default();
+        let mut registry = "sandboxes: { Here: { provider: local } }\n\
+             agents: { Shell: { harness: command, sandbox: Here } }\nevents:\n"
+            .to_owned();
+        for at in 0..count {
+            let _ = writeln!(registry, "  E{at}:");
+            let next = (at + 1) % count;
+            sources.insert(
+                format!("workflows/w{at}/run.md"),
+                format!("---\non: E{at}\nagent: Shell\nemits: E{next}\n---\nx\n"),
+            );
+        }
+        sources.insert("registry.yml", registry);
+        let found = compile(&sources).diagnostics;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].code, Code::W506);
+        let message = &found[0].message;
+        assert!(message.ends_with("w0 -> E1 -> w1 -> E2 -> w2 -> E3 -> w3 -> … -> w1997 -> E1998 -> w1998 -> E1999 -> w1999 -> E0 -> w0"), "{message}");
     }
 }
