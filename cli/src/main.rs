@@ -99,12 +99,12 @@ enum CommandError {
     /// `loopy compile` broke off.
     #[error(transparent)]
     Compile(#[from] compile::CompileError),
-    /// `loopy fmt` broke off.
-    #[error(transparent)]
-    Fmt(#[from] fmt::FmtError),
     /// `loopy graph` broke off.
     #[error(transparent)]
     Graph(#[from] graph::GraphError),
+    /// `loopy fmt` broke off.
+    #[error(transparent)]
+    Fmt(#[from] fmt::FmtError),
     /// `loopy trigger` broke off.
     #[error(transparent)]
     Trigger(#[from] trigger::TriggerError),
@@ -127,8 +127,8 @@ impl CommandError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Compile(error) => error.hint(),
-            Self::Fmt(error) => error.hint(),
             Self::Graph(error) => error.hint(),
+            Self::Fmt(error) => error.hint(),
             Self::Trigger(error) => error.hint(),
             Self::Run(error) => error.hint(),
             Self::Runs(error) => error.hint(),
@@ -144,8 +144,8 @@ fn main() -> ExitCode {
     let terminal = Terminal::from_env();
     let outcome: Result<Outcome, CommandError> = match &cli.command {
         Command::Compile(arguments) => compile::run(arguments, &terminal).map_err(Into::into),
-        Command::Fmt(arguments) => fmt::run(arguments, &terminal).map_err(Into::into),
         Command::Graph(arguments) => graph::run(arguments, &terminal).map_err(Into::into),
+        Command::Fmt(arguments) => fmt::run(arguments, &terminal).map_err(Into::into),
         Command::Trigger(arguments) => trigger::run(arguments, &terminal).map_err(Into::into),
         Command::Run(arguments) => run::run(arguments, &terminal).map_err(Into::into),
         Command::Runs(arguments) => runs::run(arguments, &terminal).map_err(Into::into),

@@ -181,11 +181,14 @@ Usage: loopy <COMMAND>
 Commands:
   compile  Check a project and write its manifest
   graph    Draw how a project's workflows hang together
+  fmt      Bring the registry and the steps into one layout
   trigger  Run what one event sets off, here and now
   run      Serve a project on this machine
   runs     What ran, and how it went
   deploy   Put a project into an AWS account
   destroy  Take a deployed stack down
+  docs     Explain what the compiler says
+  lsp      Answer an editor about the projects it has open
 
 Options:
   -h, --help     Print help
@@ -205,11 +208,14 @@ Usage: loopy <COMMAND>
 Commands:
   compile  Check a project and write its manifest
   graph    Draw how a project's workflows hang together
+  fmt      Bring the registry and the steps into one layout
   trigger  Run what one event sets off, here and now
   run      Serve a project on this machine
   runs     What ran, and how it went
   deploy   Put a project into an AWS account
   destroy  Take a deployed stack down
+  docs     Explain what the compiler says
+  lsp      Answer an editor about the projects it has open
 
 Options:
   -h, --help     Print help
