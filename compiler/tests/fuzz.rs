@@ -63,7 +63,10 @@ fn edit(input: &[u8], other: &[u8], rng: &mut TestRng) -> Vec<u8> {
             2 => vec![rng.random_range(0..=255_u8)],
             3 => {
                 let from = rng.random_range(0..=other.len());
-                other.get(from..(from + 24).min(other.len())).unwrap().to_vec()
+                other
+                    .get(from..(from + 24).min(other.len()))
+                    .unwrap()
+                    .to_vec()
             }
             _ => WORDS[rng.random_range(0..WORDS.len())].as_bytes().to_vec(),
         };
