@@ -319,6 +319,10 @@ fn an_event_that_starts_nothing_is_refused() {
     let project = one("  Heard: {}\n  Unheard: {}", "on: Heard", "true");
     let output = project.loopy(&["trigger", "--event", "Unheard"]).assert();
     output.code(2).stdout_eq(str![""]).stderr_eq(str![[r#"
+warning LOOPY-W504 registry.yml:9:3: nothing emits the event `Unheard`, and no workflow waits for it
+  9 |   Unheard: {}
+    |   ^^^^^^^
+  hint: write on: Unheard in the first step of a workflow, or remove it
 warning LOOPY-W501 workflows/work/first.md:3:5: no sensor and no step makes the event `Heard`
   3 | on: Heard
     |     ^^^^^
@@ -339,10 +343,6 @@ error LOOPY-E201 registry.yml:8:12: field `a`: `nothing` is not a type
   8 |   Go: { a: nothing }
     |            ^^^^^^^
   hint: types are str, int, float, bool, url, id, datetime, json, enum[a, b], list[T], T? and nested maps of them
-warning LOOPY-W501 workflows/work/first.md:3:5: no sensor and no step makes the event `Go`
-  3 | on: Go
-    |     ^^
-  hint: only `loopy trigger` can start this workflow
 
 "#]]);
     assert!(!project.path().join(".loopy").exists());
