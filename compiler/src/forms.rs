@@ -5,7 +5,8 @@ use crate::condition::{ConditionDraft, Lines};
 use crate::diagnostic::{Code, Span};
 use crate::duration;
 use crate::nearest::did_you_mean;
-use crate::step::Reader;
+use crate::step_reader::Reader;
+use crate::template::is_name;
 use crate::yaml::{self, Node, Scalar, Value};
 use loopy_contract::failure::FailureClass;
 use loopy_contract::manifest::{Answer, Approve, Concurrency, FieldRef, Retry, Strategy, Trigger};
@@ -566,12 +567,4 @@ fn reference(text: &str) -> Option<FieldRef> {
         producer: producer.to_owned(),
         field: field.unwrap_or_default().to_owned(),
     })
-}
-
-/// Whether a text can be named in a reference.
-pub(crate) fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }

@@ -34,6 +34,7 @@ pub mod schema;
 mod sensor;
 mod sources;
 mod step;
+mod step_reader;
 mod template;
 mod types;
 mod value_type;

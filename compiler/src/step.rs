@@ -5,9 +5,9 @@ use crate::cron;
 use crate::diagnostic::{Code, Report, Span, number};
 use crate::forms::{self, Forms, When};
 use crate::frontmatter::{self, Unframed};
-use crate::nearest::did_you_mean;
 use crate::parallel;
 use crate::sources::{File, Sources};
+use crate::step_reader::Reader;
 use crate::template::{self, TagKind};
 use crate::types::Fields;
 use crate::yaml::{self, Node, Scalar, Value};
@@ -133,16 +133,7 @@ pub(crate) fn step_name(path: &str) -> Option<(&str, &str)> {
     (!file.contains('/')).then_some((workflow, name))
 }
 
-pub(crate) struct Reader<'a> {
-    pub(crate) file: &'a str,
-    pub(crate) report: &'a mut Report,
-}
-
 impl Reader<'_> {
-    fn malformed(&mut self, span: Span, message: impl Into<String>) {
-        self.report.add(Code::E101, self.file, span, message);
-    }
-
     fn step(&mut self, workflow: &str, name: &str, file: &File) -> Option<StepDraft> {
         let text = match file.text() {
             Ok(text) => text,
@@ -251,26 +242,6 @@ impl Reader<'_> {
                 self.unknown_key(key.span, name, &KEYS, "a step");
             }
         }
-    }
-
-    pub(crate) fn unknown_key(&mut self, span: Span, name: &str, known: &[&str], of: &str) {
-        self.report
-            .add(
-                Code::W101,
-                self.file,
-                span,
-                format!("{of} has no key `{name}`; it is ignored"),
-            )
-            .hint(
-                did_you_mean(name, known.iter().copied())
-                    .unwrap_or_else(|| format!("the keys are {}", known.join(", "))),
-            );
-    }
-
-    pub(crate) fn ignored(&mut self, span: Span, message: String, hint: &str) {
-        self.report
-            .add(Code::W102, self.file, span, message)
-            .hint(hint);
     }
 
     /// The trigger, and the condition that it may have.

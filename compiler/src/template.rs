@@ -1,8 +1,6 @@
 //! Finds the tags in a step's body: `{{ producer.field }}` references, the bare
 //! `{{ name }}` of `each`, and the literal `{{ '{{' }}`. Code fences mean nothing here.
 
-use crate::forms::is_name;
-
 /// What a tag may be, as advice.
 pub(crate) const REFERENCE: &str =
     "a reference is {{ event.field }} or {{ step.field }}; {{ '{{' }} writes two braces";
@@ -92,6 +90,14 @@ fn kind(inner: &str) -> TagKind<'_> {
         None if is_name(inner) => TagKind::Bare(inner),
         _ => TagKind::Malformed,
     }
+}
+
+/// Whether a text can be named in a reference.
+pub(crate) fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 #[cfg(test)]
