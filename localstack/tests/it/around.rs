@@ -1,8 +1,9 @@
 //! What stands around the project under test: a sandbox service, a model API,
 //! GitHub's deliveries, and an AWS account of its own.
 
+use crate::stack::LONG;
 use hmac::{Hmac, KeyInit, Mac};
-use loopy_localstack::{Loopy, example, prepared};
+use loopy_localstack::{Loopy, eventually, example, prepared};
 use loopy_testkit::anthropic::{Block, ModelApi, Script};
 use loopy_testkit::daytona::{Daytona, StandInOptions};
 use serde_json::{Value, json};
@@ -23,7 +24,8 @@ pub(crate) struct Around {
     pub(crate) project: TempDir,
     pub(crate) daytona: Daytona,
     pub(crate) model: ModelApi,
-    tools: TempDir,
+    /// Holds the programs that the sandboxes find.
+    _tools: TempDir,
 }
 
 impl Around {
@@ -64,7 +66,7 @@ impl Around {
             project,
             daytona,
             model,
-            tools,
+            _tools: tools,
         }
     }
 
@@ -72,9 +74,22 @@ impl Around {
         self.project.path().to_str().unwrap()
     }
 
-    /// The script of the model's answers must have been used, and by the agent.
+    /// Waits until every sandbox was taken down.
+    pub(crate) async fn sandboxes_gone(&self) {
+        eventually("the sandboxes to go", LONG, async || {
+            let left = self.daytona.sandboxes();
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{left:?}"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// What the agent has asked the model so far.
     pub(crate) fn prompts(&self) -> Vec<String> {
-        let _ = &self.tools;
         let messages = self.model.messages();
         messages
             .iter()

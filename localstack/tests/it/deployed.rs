@@ -51,9 +51,11 @@ async fn a_pull_request_is_reviewed_by_a_stack() {
     let shown: Vec<Value> = runs.iter().map(|run| deployed.show(run)).collect();
     story::told(&shown, &delivery.payload());
     story::read_by_people(&deployed.loopy, &shown, &deployed.place());
-    // The agent was asked once, and told what a stranger wrote as data.
+    // The agent was told what the pull request says.
     let prompts = around.prompts();
-    assert!(!prompts.is_empty());
+    let payload = delivery.payload();
+    let title = payload["pull_request"]["title"].as_str().unwrap();
+    assert!(prompts.iter().any(|prompt| prompt.contains(title)));
 
     // The same delivery again, and a forged one, start nothing.
     let requests = prompts.len();
@@ -95,16 +97,7 @@ async fn a_pull_request_is_reviewed_by_a_stack() {
     assert_eq!(deployed.runs(&["list"]).as_array().unwrap().len(), 3);
 
     // Every sandbox was taken down.
-    eventually("the sandboxes to go", LONG, async || {
-        let left = around.daytona.sandboxes();
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{left:?}"))
-        }
-    })
-    .await
-    .unwrap();
+    around.sandboxes_gone().await;
 
     // Nothing has changed, so nothing is done.
     let second = deployed.deploy(around.folder(), &["--yes"]);

@@ -87,14 +87,5 @@ async fn a_pull_request_is_reviewed_on_one_machine() {
     assert_eq!(found.len(), 3, "{found:?}");
     story::broke_its_schema(&show(&found[0]));
 
-    eventually("the sandboxes to go", LONG, async || {
-        let left = around.daytona.sandboxes();
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{left:?}"))
-        }
-    })
-    .await
-    .unwrap();
+    around.sandboxes_gone().await;
 }
