@@ -6,11 +6,12 @@
 //! and only ever a help: one that is missing, damaged or of another build is as
 //! good as none, and where none can be written nothing is lost but time.
 
+use loopy_compiler::generate;
 use loopy_compiler::{Code, Compilation, Diagnostic, Span};
 use loopy_contract::ids::sha256_hex;
-use loopy_contract::manifest::Registry;
 use loopy_local::STATE_DIR;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,8 +29,20 @@ pub(crate) struct Compiled {
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// What the project is; `None` when it has errors.
     pub(crate) project: Option<Summary>,
+    /// The types for sensors, file by file, if they were asked for and the
+    /// project has no errors.
+    pub(crate) types: Option<BTreeMap<&'static str, String>>,
     /// The manifest's JSON, if it was asked for and there is one.
     pub(crate) json: Option<String>,
+}
+
+/// What is wanted of a project without errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// The types for sensors.
+    pub(crate) types: bool,
+    /// The manifest's JSON.
+    pub(crate) json: bool,
 }
 
 /// A project without errors, in short.
@@ -43,14 +56,11 @@ pub(crate) struct Summary {
     pub(crate) sensors: usize,
     /// The manifest's hash.
     pub(crate) hash: String,
-    /// What the types for sensors are made of.
-    pub(crate) registry: Registry,
 }
 
 impl Compiled {
-    /// What the compiler made of a project; with the manifest's JSON if
-    /// `with_json`.
-    pub(crate) fn of(compilation: &Compilation, with_json: bool) -> Self {
+    /// What the compiler made of a project.
+    pub(crate) fn of(compilation: &Compilation, wanted: Wanted) -> Self {
         let manifest = compilation.manifest.as_ref();
         Self {
             diagnostics: compilation.diagnostics.clone(),
@@ -63,23 +73,29 @@ impl Compiled {
                     .sum(),
                 sensors: manifest.sensors.len(),
                 hash: manifest.hash.clone(),
-                registry: manifest.registry.clone(),
             }),
+            types: manifest
+                .filter(|_| wanted.types)
+                .map(|manifest| generate::files(&manifest.registry)),
             json: manifest
-                .filter(|_| with_json)
+                .filter(|_| wanted.json)
                 .map(|manifest| manifest.to_json()),
         }
     }
 }
 
-/// The first part of the file. The manifest's JSON comes after it as it is.
+/// The first line of the file. The types and the manifest's JSON come after it
+/// as they are.
 #[derive(Serialize, Deserialize)]
 struct Head {
     /// The fingerprint of the files this came of.
     fingerprint: String,
     diagnostics: Vec<Kept>,
     project: Option<Summary>,
-    has_json: bool,
+    /// The names of the types' files and how many bytes each has.
+    types: Option<Vec<(String, usize)>>,
+    /// How many bytes the manifest's JSON has.
+    json: Option<usize>,
 }
 
 /// A diagnostic; its severity is that of its code.
@@ -129,25 +145,42 @@ impl Kept {
 
 /// What is kept of exactly these files; `None` when there is nothing, or not
 /// all that is wanted.
-pub(crate) fn find(project: &Path, fingerprint: &str, with_json: bool) -> Option<Compiled> {
+pub(crate) fn find(project: &Path, fingerprint: &str, wanted: Wanted) -> Option<Compiled> {
     let bytes = fs::read(folder(project).join(FILE)).ok()?;
     let (checksum, rest) = line(&bytes)?;
     if checksum != sha256_hex(rest).as_bytes() {
         return None;
     }
-    let (head, json) = line(rest)?;
+    let (head, mut rest) = line(rest)?;
     let head: Head = serde_json::from_slice(head).ok()?;
     if head.fingerprint != fingerprint {
         return None;
     }
-    let wants_more = with_json && head.project.is_some() && !head.has_json;
-    if wants_more {
+    let lacks = (wanted.types && head.types.is_none()) || (wanted.json && head.json.is_none());
+    if lacks && head.project.is_some() {
         return None;
     }
-    let json = if head.has_json && with_json {
-        Some(String::from_utf8(json.to_vec()).ok()?)
-    } else {
-        None
+    let mut take = |length: usize| {
+        let (part, after) = rest.split_at_checked(length)?;
+        rest = after;
+        std::str::from_utf8(part).ok().map(str::to_owned)
+    };
+    let types = match head.types {
+        None => None,
+        Some(files) => Some(
+            files
+                .into_iter()
+                // A forged file must not choose where to write.
+                .map(|(name, length)| {
+                    let known = generate::NAMES.into_iter().find(|known| *known == name)?;
+                    Some((known, take(length)?))
+                })
+                .collect::<Option<_>>()?,
+        ),
+    };
+    let json = match head.json {
+        None => None,
+        Some(length) => Some(take(length)?),
     };
     Some(Compiled {
         diagnostics: head
@@ -156,7 +189,8 @@ pub(crate) fn find(project: &Path, fingerprint: &str, with_json: bool) -> Option
             .map(Kept::diagnostic)
             .collect::<Option<_>>()?,
         project: head.project,
-        json,
+        types: types.filter(|_| wanted.types),
+        json: json.filter(|_| wanted.json),
     })
 }
 
@@ -167,13 +201,22 @@ pub(crate) fn keep(project: &Path, fingerprint: &str, compiled: &Compiled) {
         fingerprint: fingerprint.to_owned(),
         diagnostics: compiled.diagnostics.iter().map(Kept::from).collect(),
         project: compiled.project.clone(),
-        has_json: compiled.json.is_some(),
+        types: compiled.types.as_ref().map(|types| {
+            types
+                .iter()
+                .map(|(name, text)| ((*name).to_owned(), text.len()))
+                .collect()
+        }),
+        json: compiled.json.as_ref().map(String::len),
     };
     let Ok(mut rest) = serde_json::to_vec(&head) else {
         return;
     };
     rest.push(b'\n');
-    rest.extend_from_slice(compiled.json.as_deref().unwrap_or_default().as_bytes());
+    let types = compiled.types.iter().flat_map(BTreeMap::values);
+    for part in types.chain(&compiled.json) {
+        rest.extend_from_slice(part.as_bytes());
+    }
     if rest.len() > MAX_SIZE {
         return;
     }

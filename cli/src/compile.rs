@@ -1,7 +1,7 @@
 //! `loopy compile`: checks a project and writes its manifest.
 
 use crate::Outcome;
-use crate::cache::{self, Compiled};
+use crate::cache::{self, Compiled, Wanted};
 use crate::diagnostics::{self, Format};
 use crate::emit::{self, EmitError};
 use crate::home;
@@ -123,15 +123,18 @@ fn once(
     // A stack needs more of the compilation than is kept.
     let may_keep = !arguments.no_cache && !arguments.stack.is_asked_for();
     let fingerprint = may_keep.then(|| sources.fingerprint());
-    let with_json = arguments.out.is_some();
+    let wanted = Wanted {
+        types: !arguments.check,
+        json: arguments.out.is_some(),
+    };
     let kept = fingerprint
         .as_ref()
-        .and_then(|fingerprint| cache::find(&arguments.project, fingerprint, with_json));
+        .and_then(|fingerprint| cache::find(&arguments.project, fingerprint, wanted));
     let (compiled, fresh) = match kept {
         Some(compiled) => (compiled, None),
         None => {
             let compilation = loopy_compiler::compile(sources);
-            let compiled = Compiled::of(&compilation, with_json);
+            let compiled = Compiled::of(&compilation, wanted);
             if let Some(fingerprint) = &fingerprint
                 && !arguments.check
             {
@@ -152,8 +155,8 @@ fn once(
     let Some(project) = &compiled.project else {
         return Ok(Outcome::ProjectErrors);
     };
-    if !arguments.check {
-        types::write(&arguments.project, &project.registry, terminal)?;
+    if let Some(types) = &compiled.types {
+        types::write(&arguments.project, types, terminal)?;
     }
     if let (Some(path), Some(json)) = (&arguments.out, &compiled.json) {
         std::fs::write(path, json).map_err(|source| CompileError::Write {

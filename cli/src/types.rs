@@ -2,8 +2,8 @@
 //! beside the manifest.
 
 use crate::output::Terminal;
-use loopy_compiler::generate::{self, FOLDER, MARK};
-use loopy_contract::manifest::Registry;
+use loopy_compiler::generate::{FOLDER, MARK};
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ impl TypesError {
 /// should be is not touched, and neither is one that somebody else wrote.
 pub(crate) fn write(
     project: &Path,
-    registry: &Registry,
+    files: &BTreeMap<&str, String>,
     terminal: &Terminal,
 ) -> Result<(), TypesError> {
     let folder = project.join(FOLDER);
@@ -42,7 +42,7 @@ pub(crate) fn write(
         }
         Err(error) => return Err(at(&folder)(error)),
     }
-    for (name, text) in generate::files(registry) {
+    for (name, text) in files {
         let path = folder.join(name);
         match path.symlink_metadata() {
             Ok(found) if !found.is_file() => {

@@ -5,7 +5,7 @@ use crate::parallel;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::FileType;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
 
@@ -28,6 +28,9 @@ pub(crate) enum File {
 /// How large a file that is parsed may be. People write far smaller ones.
 const MAX_TEXT: usize = 1 << 20;
 
+/// How many bytes are asked for at once.
+const READ_AHEAD: usize = 16 << 10;
+
 /// Folders that hold what other tools made.
 const SKIPPED: [&str; 2] = ["__pycache__", "node_modules"];
 
@@ -42,13 +45,8 @@ impl Sources {
     /// that cannot be read becomes a diagnostic of [`compile`](crate::compile).
     pub fn read(root: &Path) -> io::Result<Self> {
         std::fs::read_dir(root)?;
-        let reader = Reader {
-            root,
-            canonical: root.canonicalize()?,
-            sources: Self::default(),
-            regular: Vec::new(),
-        };
-        reader.read()
+        let canonical = root.canonicalize()?;
+        Ok(Reader::new(root, &canonical).read())
     }
 
     /// Adds a file, or replaces it. `path` is relative to the project's root,
@@ -148,102 +146,144 @@ impl File {
     }
 }
 
+/// Reads what lies below some folders of a project.
 struct Reader<'a> {
     root: &'a Path,
-    canonical: PathBuf,
-    sources: Sources,
+    /// `root` without any links.
+    canonical: &'a Path,
+    files: Vec<(String, File)>,
     /// The regular files that are still to be read, by path in the project.
     regular: Vec<(String, PathBuf)>,
 }
 
-impl Reader<'_> {
-    fn read(mut self) -> io::Result<Sources> {
+impl<'a> Reader<'a> {
+    fn new(root: &'a Path, canonical: &'a Path) -> Self {
+        Self {
+            root,
+            canonical,
+            files: Vec::new(),
+            regular: Vec::new(),
+        }
+    }
+
+    fn read(mut self) -> Sources {
         let registry = self.root.join("registry.yml");
         if registry.symlink_metadata().is_ok() {
             let kind = registry.metadata().ok().map(|found| found.file_type());
             self.take("registry.yml".to_owned(), registry, kind);
         }
-        self.walk("workflows", 2);
-        self.walk("skills", usize::MAX);
-        self.walk("sensors", usize::MAX);
-        let contents = parallel::map(&self.regular, |(_, path)| match std::fs::read(path) {
-            Ok(bytes) => File::Bytes(bytes),
-            Err(error) => File::Unreadable(error.to_string()),
+        self.walk_part("skills", usize::MAX);
+        self.walk_part("sensors", usize::MAX);
+        // A large project is made of many workflows: to list their folders takes
+        // as long as to read the files in them.
+        let workflows = self.walk_part("workflows", 1);
+        let (root, canonical) = (self.root, self.canonical);
+        let steps = parallel::map(&workflows, |workflow| {
+            let mut reader = Reader::new(root, canonical);
+            reader.walk(workflow, 1);
+            reader.read_regular();
+            reader.files
         });
-        let regular = self.regular.into_iter().map(|(relative, _)| relative);
-        self.sources.files.extend(regular.zip(contents));
-        Ok(self.sources)
+        self.read_regular();
+        Sources {
+            files: self
+                .files
+                .into_iter()
+                .chain(steps.into_iter().flatten())
+                .collect(),
+        }
     }
 
-    /// Takes what means something under `folder`, down to `depth`.
-    fn walk(&mut self, folder: &str, depth: usize) {
-        let base = self.root.join(folder);
+    /// Reads the regular files that were found.
+    fn read_regular(&mut self) {
+        let mut buffer = Vec::new();
+        for (relative, path) in self.regular.drain(..) {
+            let file = match read_file(&path, &mut buffer) {
+                Ok(bytes) => File::Bytes(bytes),
+                Err(error) => File::Unreadable(error.to_string()),
+            };
+            self.files.push((relative, file));
+        }
+    }
+
+    /// Walks one of the project's own folders, if it is there.
+    fn walk_part(&mut self, name: &str, depth: usize) -> Vec<PathBuf> {
+        let base = self.root.join(name);
         if !base.is_dir() {
-            return;
+            return Vec::new();
         }
         if base.is_symlink() && !self.stays(&base) {
-            self.sources.files.insert(folder.to_owned(), leads_out());
-            return;
+            self.files.push((name.to_owned(), leads_out()));
+            return Vec::new();
         }
-        let mut walk = WalkDir::new(&base)
+        self.walk(&base, depth)
+    }
+
+    /// Takes what means something under `base`, down to `depth`. Gives the
+    /// folders at that depth.
+    fn walk(&mut self, base: &Path, depth: usize) -> Vec<PathBuf> {
+        let mut deepest = Vec::new();
+        let mut walk = WalkDir::new(base)
             .follow_links(true)
+            .min_depth(1)
             .max_depth(depth)
-            .sort_by_file_name()
             .into_iter();
         while let Some(entry) = walk.next() {
             match entry {
                 Ok(entry) => {
-                    let skip = self.visit(folder, &entry);
-                    if skip && entry.file_type().is_dir() {
-                        walk.skip_current_dir();
+                    let enter = self.visit(&entry) && entry.file_type().is_dir();
+                    match (enter, entry.depth() == depth) {
+                        (true, true) => deepest.push(entry.into_path()),
+                        (true, false) => {}
+                        // Never for one at the full depth: it was not entered.
+                        (false, false) if entry.file_type().is_dir() => walk.skip_current_dir(),
+                        (false, _) => {}
                     }
                 }
                 Err(error) => {
                     let path = error
                         .path()
-                        .map_or_else(|| folder.to_owned(), |p| self.relative(p));
+                        .map_or_else(|| self.relative(base), |path| self.relative(path));
                     let why = error.io_error().map_or_else(
                         || "the link leads in a circle".to_owned(),
                         ToString::to_string,
                     );
-                    self.sources.files.insert(path, File::Unreadable(why));
+                    self.files.push((path, File::Unreadable(why)));
                 }
             }
         }
+        deepest
     }
 
-    /// Takes one entry; tells whether what lies below it is to be skipped.
-    fn visit(&mut self, folder: &str, entry: &DirEntry) -> bool {
-        let is_step = folder == "workflows";
-        if entry.depth() == 0 {
+    /// Takes one entry; tells whether what lies below it means something.
+    fn visit(&mut self, entry: &DirEntry) -> bool {
+        let path = self.relative(entry.path());
+        let in_workflows = path.starts_with("workflows/");
+        let name = entry.file_name().to_string_lossy();
+        if !in_workflows && (name.starts_with('.') || SKIPPED.contains(&name.as_ref())) {
             return false;
         }
-        let name = entry.file_name().to_string_lossy();
-        if !is_step && (name.starts_with('.') || SKIPPED.contains(&name.as_ref())) {
-            return true;
-        }
-        let path = self.relative(entry.path());
         if entry.path_is_symlink() && !self.stays(entry.path()) {
-            self.sources.files.insert(path, leads_out());
-            return true;
+            self.files.push((path, leads_out()));
+            return false;
         }
         // A folder called `x.md` is taken too, so that it can be complained about.
-        let takes = if is_step {
-            entry.depth() == 2 && path.ends_with(".md")
+        let takes = if in_workflows {
+            path.matches('/').count() == 2 && path.ends_with(".md")
         } else {
             !entry.file_type().is_dir()
         };
         if takes {
             self.take(path, entry.path().to_owned(), Some(entry.file_type()));
         }
-        false
+        true
     }
 
     /// Whether a link's target is part of the project: otherwise a deploy would
     /// carry off files that nobody meant to give away.
     fn stays(&self, link: &Path) -> bool {
         link.canonicalize()
-            .is_ok_and(|target| target.starts_with(&self.canonical))
+            .is_ok_and(|target| target.starts_with(self.canonical))
     }
 
     /// Takes a file of this kind; `None` when there is nothing where a link
@@ -260,7 +300,7 @@ impl Reader<'_> {
             return;
         };
         let file = File::Unreadable(why.to_owned());
-        self.sources.files.insert(relative, file);
+        self.files.push((relative, file));
     }
 
     fn relative(&self, path: &Path) -> String {
@@ -271,6 +311,16 @@ impl Reader<'_> {
             .collect();
         parts.join("/")
     }
+}
+
+/// The bytes of a file. `buffer` spares a question for its size: nearly all
+/// files fit into what the one before it left.
+fn read_file(path: &Path, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+    buffer.clear();
+    buffer.reserve(READ_AHEAD);
+    let file = std::fs::File::open(path)?;
+    file.take(u64::MAX).read_to_end(buffer)?;
+    Ok(buffer.as_slice().to_vec())
 }
 
 fn leads_out() -> File {

@@ -675,6 +675,7 @@ proptest! {
     #[test]
     fn any_registry_has_readable_types(registry in any_registry()) {
         let files = generate::files(&registry);
+        prop_assert!(files.keys().copied().eq(generate::NAMES));
         for name in ["__init__.py", "__init__.pyi", "events.py", "events.pyi"] {
             let parsed = ruff_python_parser::parse_module(&files[name]);
             prop_assert!(parsed.is_ok(), "{}: {:?}\n{}", name, parsed, files[name]);

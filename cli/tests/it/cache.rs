@@ -1,6 +1,7 @@
 //! What `loopy compile` keeps of a compilation: it never shows, but in time.
 
 use crate::support::Project;
+use loopy_contract::ids::sha256_hex;
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::{Index, select};
 use proptest::test_runner::Config;
@@ -192,4 +193,19 @@ fn checking_uses_what_is_kept_and_keeps_nothing() {
         project.loopy(arguments).assert().code(0);
         assert!(!project.path().join(".loopy").exists(), "{arguments:?}");
     }
+}
+
+#[test]
+fn a_forged_name_does_not_choose_where_to_write() {
+    let project = Project::hello();
+    project.loopy(&["compile"]).assert().code(0);
+    let path = project.path().join(KEPT);
+    let whole = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+    let (_, rest) = whole.split_once('\n').unwrap();
+    let rest = rest.replacen("\"events.py\"", "\"../forged.py\"", 1);
+    let forged = format!("{}\n{rest}", sha256_hex(rest.as_bytes()));
+    fs::write(&path, &forged).unwrap();
+    project.loopy(&["compile"]).assert().code(0);
+    assert!(!project.path().join("forged.py").exists());
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
 }
