@@ -422,6 +422,11 @@ fn title(schema: &mut Value, title: &str) {
 }
 
 #[cfg(test)]
+#[expect(dead_code, reason = "only the files of the cases are read here")]
+#[path = "../tests/literate/mod.rs"]
+mod literate;
+
+#[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -448,17 +453,12 @@ mod tests {
         }
         for cases in std::fs::read_dir(here.join("tests/cases")).unwrap() {
             let text = std::fs::read_to_string(cases.unwrap().path()).unwrap();
-            let mut lines = text.lines();
-            while let Some(line) = lines.next() {
-                if line.starts_with("## ") {
-                    projects.push(Sources::default());
-                } else if let Some((_, path)) =
-                    line.strip_prefix("````").and_then(|i| i.split_once(' '))
-                {
-                    let block: Vec<&str> =
-                        lines.by_ref().take_while(|line| *line != "````").collect();
-                    projects.last_mut().unwrap().insert(path, block.join("\n"));
+            for case in literate::cases(&text) {
+                let mut sources = Sources::default();
+                for (path, text) in case.files() {
+                    sources.insert(path, text);
                 }
+                projects.push(sources);
             }
         }
         projects

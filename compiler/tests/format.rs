@@ -6,6 +6,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[expect(dead_code, reason = "only the files of the cases are read here")]
+mod literate;
+
 use loopy_compiler::{Compilation, Sources, compile, format};
 use proptest::prelude::*;
 use std::fs;
@@ -160,27 +163,21 @@ fn the_compile_cases_keep_their_meaning() {
     let (mut count, mut moved) = (0, 0);
     for entry in fs::read_dir(folder).unwrap() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-        for case in text.split("\n## ").skip(1) {
+        for case in literate::cases(&text) {
             let (mut before, mut after) = (Sources::default(), Sources::default());
             before.insert("registry.yml", REGISTRY);
             after.insert("registry.yml", REGISTRY);
-            for block in case.split("\n````").skip(1) {
-                let Some((info, content)) = block.split_once('\n') else {
-                    continue;
-                };
-                let Some((_, path)) = info.split_once(' ') else {
-                    continue;
-                };
-                let content = format!("{content}\n");
-                let formatted = format::file(path, &content).unwrap_or_else(|_| content.clone());
-                let again = format::file(path, &formatted).unwrap_or_else(|_| content.clone());
+            for (path, content) in case.files() {
+                let formatted = format::file(path, content).unwrap_or_else(|_| content.to_owned());
+                let again = format::file(path, &formatted).unwrap_or_else(|_| content.to_owned());
                 assert_eq!(again, formatted, "{content}");
                 count += 1;
                 moved += usize::from(formatted != content);
                 before.insert(path, content);
                 after.insert(path, formatted);
             }
-            assert_eq!(said(&compile(&before)), said(&compile(&after)), "{case}");
+            let (before, after) = (said(&compile(&before)), said(&compile(&after)));
+            assert_eq!(before, after, "{}", case.name);
         }
     }
     assert!(count > 60 && moved > 5, "{count} files, {moved} changed");
