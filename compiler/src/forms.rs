@@ -31,6 +31,17 @@ const RETRIED: [FailureClass; 5] = [
     FailureClass::Lost,
 ];
 
+/// What `approve.otherwise` may say.
+pub(crate) const ANSWERS: [(&str, Answer); 2] =
+    [("deny", Answer::Deny), ("approve", Answer::Approve)];
+
+/// What `concurrency.strategy` may say.
+pub(crate) const STRATEGIES: [(&str, Strategy); 3] = [
+    ("queue", Strategy::Queue),
+    ("cancel-running", Strategy::CancelRunning),
+    ("drop", Strategy::Drop),
+];
+
 /// A condition under a key that has to hold one.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum When {
@@ -386,11 +397,10 @@ impl Reader<'_> {
             return None;
         }
         let within = given(entries, "within");
-        let answers = [("deny", Answer::Deny), ("approve", Answer::Approve)];
         let otherwise = given(entries, "otherwise");
         let answer = match otherwise {
             None => Some(Answer::Deny),
-            Some(node) => self.choice(&APPROVE, "otherwise", node, &answers),
+            Some(node) => self.choice(&APPROVE, "otherwise", node, &ANSWERS),
         };
         if let Some(node) = otherwise
             && within.is_none()
@@ -431,14 +441,9 @@ impl Reader<'_> {
             return None;
         };
         let limit = self.above_zero(&CONCURRENCY, "limit", limit, MAX_AT_ONCE);
-        let strategies = [
-            ("queue", Strategy::Queue),
-            ("cancel-running", Strategy::CancelRunning),
-            ("drop", Strategy::Drop),
-        ];
         let strategy = match given(entries, "strategy") {
             None => Some(Strategy::Queue),
-            Some(node) => self.choice(&CONCURRENCY, "strategy", node, &strategies),
+            Some(node) => self.choice(&CONCURRENCY, "strategy", node, &STRATEGIES),
         };
         Some(ConcurrencyDraft {
             concurrency: Concurrency {

@@ -1,16 +1,19 @@
 //! Where things are declared and where they are named, as far as a project can
 //! be read: what an editor needs to answer for a name, errors or not.
 
+use crate::assemble;
 use crate::builtin;
 use crate::catalogue;
 use crate::diagnostic::{Report, Span, number};
 use crate::expression::Kind;
 use crate::forms::EachDraft;
+use crate::frontmatter;
 use crate::registry::{self, RegistryDraft};
 use crate::sensor::{self, SensorDraft};
 use crate::sources::Sources;
 use crate::step::{self, StepDraft, TriggerDraft, WorkflowDraft, Workflows};
 use crate::types::Fields;
+use crate::yaml;
 use loopy_contract::manifest::{Ref, SensorSource, Trigger};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,6 +28,8 @@ pub struct Index {
     pub agents: BTreeMap<String, AgentEntry>,
     /// Sandboxes by name.
     pub sandboxes: BTreeMap<String, SandboxEntry>,
+    /// Skills by name.
+    pub skills: BTreeMap<String, SkillEntry>,
     /// Events by name, with the built-in ones that a trigger names.
     pub events: BTreeMap<String, EventEntry>,
     /// Steps by workflow and name, those included that could not be read.
@@ -65,6 +70,15 @@ pub struct SandboxEntry {
     pub place: Place,
     /// Its provider; empty when it could not be read.
     pub provider: String,
+}
+
+/// A skill.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SkillEntry {
+    /// Its `SKILL.md`.
+    pub file: String,
+    /// What it says of itself, where it does.
+    pub description: Option<String>,
 }
 
 /// An event.
@@ -124,6 +138,8 @@ pub enum Target {
     Agent(String),
     /// A sandbox.
     Sandbox(String),
+    /// A skill.
+    Skill(String),
     /// An event.
     Event(String),
     /// A step.
@@ -165,6 +181,7 @@ pub fn index(sources: &Sources) -> Index {
     builtin::inject(&workflows, &mut registry, &mut sensors.drafts, &mut report);
     let mut builder = Builder::default();
     builder.registry(&registry);
+    builder.skills(sources);
     for (name, workflow) in &workflows.by_name {
         builder.workflow(name, workflow);
     }
@@ -252,9 +269,34 @@ impl Builder {
             self.index.agents.insert(name.clone(), agent);
             // Before the sandbox: one that is inherited stands here too.
             self.mention(registry::FILE, entry.span, Target::Agent(name.clone()));
-            if let Some((sandbox, span)) = &draft.sandbox {
-                self.mention(registry::FILE, *span, Target::Sandbox(sandbox.clone()));
-            }
+            self.named(draft.sandbox.as_ref(), &draft.skills);
+        }
+        let defaults = &registry.defaults;
+        self.named(defaults.sandbox.as_ref(), &defaults.skills);
+    }
+
+    /// What an agent, or the defaults of all, names in the registry.
+    fn named(&mut self, sandbox: Option<&(String, Span)>, skills: &[(String, Span)]) {
+        if let Some((sandbox, span)) = sandbox {
+            self.mention(registry::FILE, *span, Target::Sandbox(sandbox.clone()));
+        }
+        for (skill, span) in skills {
+            self.mention(registry::FILE, *span, Target::Skill(skill.clone()));
+        }
+    }
+
+    fn skills(&mut self, sources: &Sources) {
+        for name in assemble::skill_names(sources) {
+            let file = match name {
+                "." => "skills/SKILL.md".to_owned(),
+                _ => format!("skills/{name}/SKILL.md"),
+            };
+            let text = sources.get(&file).and_then(|file| file.text().ok());
+            let entry = SkillEntry {
+                description: text.and_then(description),
+                file,
+            };
+            self.index.skills.insert(name.to_owned(), entry);
         }
     }
 
@@ -513,6 +555,14 @@ fn fields(fields: &Fields, file: Option<&str>) -> BTreeMap<String, FieldEntry> {
         .collect()
 }
 
+/// The `description` in a skill's frontmatter.
+fn description(text: &str) -> Option<String> {
+    let framed = frontmatter::split(text).ok()?;
+    let root = yaml::parse(framed.yaml, 2).ok()?.root?;
+    let description = yaml::get(root.as_map()?, "description")?.as_text()?.trim();
+    (!description.is_empty()).then(|| description.to_owned())
+}
+
 /// The place of a tag's producer. A tag that spreads over lines has none.
 fn producer_in_tag(reference: &Ref, tag: Span) -> Option<Span> {
     let before = reference
@@ -668,6 +718,34 @@ events:
         assert_eq!(at(&index, b, 4, 9), Some(output("ns")));
         assert_eq!(at(&index, b, 6, 5), Some(output("ns")));
         assert_eq!(index.workflows["w"]["b"].item.as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn the_registry_names_sandboxes_and_skills() {
+        let index = project(&[
+            (
+                "registry.yml",
+                "\
+defaults: { agent: { sandbox: Box, skills: [tone] } }
+sandboxes: { Box: { provider: local } }
+agents: { A: { skills: [tone, deep/er] }, B: }
+",
+            ),
+            ("skills/tone/SKILL.md", "---\ndescription: Kind.\n---\nx\n"),
+            ("skills/deep/er/SKILL.md", "x\n"),
+        ]);
+        let target = |line, column| at(&index, "registry.yml", line, column);
+        let (tone, sandbox) = ("tone".to_owned(), "Box".to_owned());
+        assert_eq!(target(1, 31), Some(Target::Sandbox(sandbox)));
+        assert_eq!(target(1, 45), Some(Target::Skill(tone.clone())));
+        assert_eq!(target(3, 25), Some(Target::Skill(tone)));
+        assert_eq!(target(3, 31), Some(Target::Skill("deep/er".to_owned())));
+        // What is inherited does not stand in the way of the agent.
+        assert_eq!(target(3, 43), Some(Target::Agent("B".to_owned())));
+        let tone = &index.skills["tone"];
+        assert_eq!(tone.file, "skills/tone/SKILL.md");
+        assert_eq!(tone.description.as_deref(), Some("Kind."));
+        assert_eq!(index.skills["deep/er"].description, None);
     }
 
     #[test]

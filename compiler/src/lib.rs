@@ -44,8 +44,8 @@ mod yaml;
 pub use cursor::{Cursor, Slot, cursor};
 pub use diagnostic::{Code, Diagnostic, Severity, Span};
 pub use index::{
-    AgentEntry, EventEntry, FieldEntry, Index, Mention, Place, SandboxEntry, StepEntry, Target,
-    builtin_events, index, step_keys, tick_fields,
+    AgentEntry, EventEntry, FieldEntry, Index, Mention, Place, SandboxEntry, SkillEntry, StepEntry,
+    Target, builtin_events, index, step_keys, tick_fields,
 };
 pub use outline::{Outline, SensorOutline, StepOutline};
 pub use sources::Sources;

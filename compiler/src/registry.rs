@@ -88,11 +88,20 @@ pub(crate) struct AgentDraft {
     pub(crate) skills: Vec<(String, Span)>,
 }
 
+/// What `defaults.agent` names.
+#[derive(Debug)]
+pub(crate) struct DefaultsDraft {
+    pub(crate) sandbox: Option<(String, Span)>,
+    pub(crate) skills: Vec<(String, Span)>,
+}
+
 /// What the registry declares, as far as it could be read.
 #[derive(Debug)]
 pub(crate) struct RegistryDraft {
     pub(crate) sandboxes: Section<Sandbox>,
     pub(crate) agents: Section<AgentDraft>,
+    /// What the agents' defaults name.
+    pub(crate) defaults: DefaultsDraft,
     pub(crate) events: Section<Fields>,
     pub(crate) limits: Option<Limits>,
     /// The workflows that limits name.
@@ -108,13 +117,11 @@ pub(crate) fn read(sources: &Sources, report: &mut Report) -> RegistryDraft {
     let complete = root.is_some();
     let entries = root.unwrap_or_default();
     reader.unknown_keys(Code::W201, &entries, &SECTIONS, "registry.yml has no key");
+    let defaults = reader.defaults(yaml::get(&entries, "defaults"));
     let draft = RegistryDraft {
         sandboxes: reader.sandboxes(yaml::get(&entries, "sandboxes"), complete),
-        agents: reader.agents(
-            yaml::get(&entries, "agents"),
-            yaml::get(&entries, "defaults"),
-            complete,
-        ),
+        agents: reader.agents(yaml::get(&entries, "agents"), &defaults, complete),
+        defaults: defaults.named(),
         events: reader.events(yaml::get(&entries, "events"), complete),
         limits: None,
         limited: Vec::new(),
@@ -184,6 +191,20 @@ impl AgentFields {
             sandbox: Field::Broken,
             skills: Field::Broken,
             tools: Field::Broken,
+        }
+    }
+
+    /// What they name, as far as it is written.
+    fn named(self) -> DefaultsDraft {
+        DefaultsDraft {
+            sandbox: match self.sandbox {
+                Field::Given(name, span) => Some((name, span)),
+                _ => None,
+            },
+            skills: match self.skills {
+                Field::Given(skills, _) => skills,
+                _ => Vec::new(),
+            },
         }
     }
 }
@@ -563,10 +584,9 @@ impl Reader<'_> {
     fn agents(
         &mut self,
         node: Option<&Node>,
-        defaults: Option<&Node>,
+        defaults: &AgentFields,
         complete: bool,
     ) -> Section<AgentDraft> {
-        let defaults = self.defaults(defaults);
         let (named, readable) = self.section(node, "agents");
         let mut section = Section::empty(complete && readable);
         for (name, node, span) in named {
@@ -575,7 +595,7 @@ impl Reader<'_> {
                 Some(entries) => self.agent_fields(entries, &format!("agent `{name}`")),
                 None => AgentFields::broken(),
             };
-            let body = self.agent(name, span, own, &defaults);
+            let body = self.agent(name, span, own, defaults);
             section
                 .entries
                 .insert(name.to_owned(), Entry { span, body });

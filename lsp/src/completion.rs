@@ -1,40 +1,32 @@
-//! What may be written at a place in a step file.
+//! What may be written at a place: in a step file, the registry or a sensor.
 
-use crate::hover::type_of;
+use crate::hover::{shortened, type_of};
 use crate::workspace::Asked;
 use gen_lsp_types::{CompletionItem, CompletionItemKind, Range, TextEdit};
 use loopy_compiler::{
-    FieldEntry, Index, Slot, StepEntry, builtin_events, cursor, step_keys, tick_fields,
+    Code, FieldEntry, Index, Severity, Slot, StepEntry, builtin_events, cursor, step_keys,
+    tick_fields,
 };
 use loopy_contract::manifest::Trigger;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The candidates, in no given order; none where names mean nothing.
 pub(crate) fn complete(asked: &Asked<'_>) -> Vec<CompletionItem> {
-    let Some((workflow, step)) = step_of(asked.file) else {
-        return Vec::new();
-    };
-    let Some(cursor) = cursor(asked.text, asked.offset) else {
+    let Some(cursor) = cursor(asked.file, asked.text, asked.offset) else {
         return Vec::new();
     };
     let index = asked.index;
-    let steps = index.workflows.get(workflow);
     let candidates = match &cursor.slot {
-        Slot::Key => step_keys()
-            .iter()
-            .map(|key| Candidate::new(*key, CompletionItemKind::Keyword, about(key)))
-            .collect(),
+        Slot::Key(keys) => words(keys, CompletionItemKind::Keyword),
+        Slot::Value(values) => words(values, CompletionItemKind::Value),
         Slot::Agent => agents(index),
+        Slot::Sandbox => sandboxes(index),
+        Slot::Skill => skills(index),
         Slot::Event => events(index),
         Slot::Trigger => triggers(index),
-        Slot::Step => steps
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| *name != step)
-            .map(|(name, entry)| Candidate::new(name, CompletionItemKind::Module, outputs(entry)))
-            .collect(),
-        Slot::Producer => producers(steps, step),
-        Slot::Field(producer) => fields(index, steps, producer),
+        Slot::Workflow => workflows(index),
+        Slot::Warning => warnings(),
+        Slot::Step | Slot::Producer | Slot::Field(_) => in_step(asked, &cursor.slot),
     };
     let range = Range {
         start: asked.lines.position(cursor.word_start),
@@ -44,6 +36,24 @@ pub(crate) fn complete(asked: &Asked<'_>) -> Vec<CompletionItem> {
         .into_iter()
         .map(|candidate| candidate.item(&range))
         .collect()
+}
+
+/// What only the other steps of the workflow can say.
+fn in_step(asked: &Asked<'_>, slot: &Slot) -> Vec<Candidate> {
+    let Some((workflow, step)) = step_of(asked.file) else {
+        return Vec::new();
+    };
+    let steps = asked.index.workflows.get(workflow);
+    match slot {
+        Slot::Producer => producers(steps, step),
+        Slot::Field(producer) => fields(asked.index, steps, producer),
+        _ => steps
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| *name != step)
+            .map(|(name, entry)| Candidate::new(name, CompletionItemKind::Module, outputs(entry)))
+            .collect(),
+    }
 }
 
 struct Candidate {
@@ -82,6 +92,16 @@ fn step_of(file: &str) -> Option<(&str, &str)> {
     Some((workflow, step.strip_suffix(".md")?))
 }
 
+/// Words of the language. What the keys of a step are for is told.
+fn words(words: &[&str], kind: CompletionItemKind) -> Vec<Candidate> {
+    let of_step = words == step_keys();
+    let about = |word| if of_step { about(word) } else { "" };
+    let words = words.iter().copied();
+    words
+        .map(|word| Candidate::new(word, kind, about(word)))
+        .collect()
+}
+
 /// What a key of the frontmatter is for.
 fn about(key: &str) -> &'static str {
     match key {
@@ -112,6 +132,39 @@ fn agents(index: &Index) -> Vec<Candidate> {
                 .collect();
             Candidate::new(name, CompletionItemKind::Class, parts.join(" "))
         })
+        .collect()
+}
+
+fn sandboxes(index: &Index) -> Vec<Candidate> {
+    let sandboxes = index.sandboxes.iter();
+    sandboxes
+        .map(|(name, entry)| Candidate::new(name, CompletionItemKind::Class, &entry.provider))
+        .collect()
+}
+
+fn skills(index: &Index) -> Vec<Candidate> {
+    let skills = index.skills.iter();
+    skills
+        .map(|(name, skill)| {
+            let about = skill.description.as_deref().unwrap_or_default();
+            Candidate::new(name, CompletionItemKind::Module, shortened(about))
+        })
+        .collect()
+}
+
+fn workflows(index: &Index) -> Vec<Candidate> {
+    let workflows = index.workflows.keys();
+    workflows
+        .map(|name| Candidate::new(name, CompletionItemKind::Module, "a workflow"))
+        .collect()
+}
+
+/// The codes that can be turned off.
+fn warnings() -> Vec<Candidate> {
+    let codes = Code::ALL.iter();
+    codes
+        .filter(|code| code.severity() == Severity::Warning)
+        .map(|code| Candidate::new(code.short(), CompletionItemKind::Constant, code.title()))
         .collect()
 }
 

@@ -9,8 +9,8 @@ use loopy_contract::manifest::Trigger;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// How many characters of a type are shown.
-const MAX_TYPE: usize = 400;
+/// How many characters of a type or a description are shown.
+const MAX_TEXT: usize = 400;
 
 /// How many names a list shows.
 const MAX_NAMES: usize = 20;
@@ -55,6 +55,10 @@ fn place(index: &Index, target: &Target) -> Option<Place> {
     match target {
         Target::Agent(name) => index.agents.get(name).map(|agent| agent.place.clone()),
         Target::Sandbox(name) => index.sandboxes.get(name).map(|entry| entry.place.clone()),
+        Target::Skill(name) => index.skills.get(name).map(|skill| Place {
+            file: skill.file.clone(),
+            span: Span::START,
+        }),
         Target::Event(name) => index.events.get(name)?.place.clone(),
         Target::Step { workflow, step: s } => step(index, workflow, s).map(beginning),
         Target::EventField { event, field } => {
@@ -100,6 +104,14 @@ fn describe(index: &Index, target: &Target) -> Option<String> {
             let mut text = format!("**sandbox** `{name}`\n");
             let provider = Some(sandbox.provider.as_str());
             line(&mut text, "provider", provider.filter(|p| !p.is_empty()));
+            Some(text)
+        }
+        Target::Skill(name) => {
+            let skill = index.skills.get(name)?;
+            let mut text = format!("**skill** `{name}`\n");
+            if let Some(description) = &skill.description {
+                let _ = write!(text, "\n{}", shortened(description));
+            }
             Some(text)
         }
         Target::Event(name) => {
@@ -195,9 +207,14 @@ fn typed(name: &str, field: &FieldEntry, of: &str) -> String {
 
 /// The type, cut where it is too long to be read.
 pub(crate) fn type_of(field: &FieldEntry) -> String {
-    let mut text: String = field.type_text.chars().take(MAX_TYPE).collect();
-    if text.len() < field.type_text.len() {
-        text.push('…');
+    shortened(&field.type_text)
+}
+
+/// A text, cut where it is too long to be read.
+pub(crate) fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(MAX_TEXT).collect();
+    if short.len() < text.len() {
+        short.push('…');
     }
-    text
+    short
 }

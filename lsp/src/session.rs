@@ -183,7 +183,9 @@ impl<W: Write> Session<W> {
                 hover_provider: Some(true.into()),
                 definition_provider: Some(true.into()),
                 completion_provider: Some(CompletionOptions {
-                    trigger_characters: Some([".", "{", " ", "["].map(str::to_owned).to_vec()),
+                    trigger_characters: Some(
+                        [".", "{", " ", "[", "\"", "'"].map(str::to_owned).to_vec(),
+                    ),
                     ..CompletionOptions::default()
                 }),
                 ..ServerCapabilities::default()

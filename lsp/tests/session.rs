@@ -332,6 +332,150 @@ fn what_may_be_written_is_offered() {
     assert_eq!(session.end(), Farewell::Orderly);
 }
 
+/// A registry, a skill and sensors in all languages.
+const MORE: &str = "\
+defaults: { agent: { sandbox: Box, skills: [tone] } }
+sandboxes:
+  Box: { provider: local }
+  Far: { provider: daytona }
+agents:
+  Coder: { harness: claude-code, model: claude-sonnet-4-6, sandbox: Far, skills: [tone] }
+events:
+  Bug: { title: str }
+limits: { workflows: { w: { runs: 5 } } }
+";
+const TONE: &str = "---\ndescription: Be kind.\n---\nx\n";
+
+fn with_sensors() -> Session {
+    Session::of(&[
+        ("registry.yml", MORE),
+        ("skills/tone/SKILL.md", TONE),
+        ("workflows/w/fix.md", FIX),
+    ])
+}
+
+#[test]
+fn the_registry_is_completed() {
+    let mut session = with_sensors();
+    let file = "registry.yml";
+    session.open(file, MORE);
+    let with = |old: &str, new: &str| {
+        let text = MORE.replacen(old, new, 1);
+        assert_ne!(text, MORE, "{old}");
+        text
+    };
+    let agent_keys = ["model", "harness", "sandbox", "skills", "tools"];
+    let cap_keys = ["spend", "runs"];
+    for (old, new, want) in [
+        ("harness: claude-code", "|", &agent_keys[..]),
+        ("sandbox: Far", "sandbox: |", &["Box", "Far"]),
+        ("sandbox: Box", "sandbox: B|", &["Box", "Far"]),
+        ("skills: [tone] }\nevents", "skills: [t|", &["tone"]),
+        ("w: { runs: 5 }", "|", &["w"]),
+        ("runs: 5", "r|", &cap_keys),
+        ("warnings: off", "warnings: { W501: |", &["off", "on"]),
+    ] {
+        let text = match old {
+            "warnings: off" => format!("{MORE}{new}"),
+            _ => with(old, new),
+        };
+        assert_eq!(session.labels(file, &text), want, "{new}");
+    }
+    for (old, new, want) in [
+        ("claude-code", "|", "codex"),
+        ("local", "|", "docker"),
+        ("title: str", "title: |", "datetime"),
+        ("title: str", "title: str, tags: list[|", "url"),
+        ("provider: daytona", "provider: daytona, |", "env_file"),
+        ("limits: {", "limits: { |", "cascade"),
+        ("events:\n", "|\nevents:\n", "warnings"),
+        ("events:\n", "warnings: { | }\nevents:\n", "W501"),
+    ] {
+        let labels = session.labels(file, &with(old, new));
+        assert!(labels.contains(&want.to_owned()), "{new}: {labels:?}");
+    }
+    for (old, new) in [("claude-sonnet-4-6", "cl|"), ("  Bug:", "  B|:")] {
+        let labels = session.labels(file, &with(old, new));
+        assert_eq!(labels, Vec::<String>::new(), "{new}");
+    }
+    assert_eq!(session.end(), Farewell::Orderly);
+}
+
+#[test]
+fn sensors_are_completed() {
+    let mut session = with_sensors();
+    let files = [
+        (
+            "sensors/a.py",
+            "@sensor(webhook=\"/x\", emits=\"E\", verify=\"V\")\ndef a(r): ...\n",
+        ),
+        (
+            "sensors/b.sh",
+            "#!/bin/sh\n# loopy: webhook=\"/x\" emits=\"E\" verify=\"V\"\n",
+        ),
+        (
+            "sensors/c.ts",
+            "export const sensorRegistry = {\n  c: { webhook: \"/x\", emits: \"E\", verify: \"V\" },\n};\n",
+        ),
+    ];
+    for (file, text) in files {
+        session.open(file, text);
+        let events = session.labels(file, &text.replacen("\"E\"", "\"B|\"", 1));
+        assert_eq!(events, ["Bug"], "{file}");
+        let schemes = session.labels(file, &text.replacen("\"V\"", "\"|\"", 1));
+        for scheme in ["github", "standard", "none"] {
+            assert!(schemes.contains(&scheme.to_owned()), "{file}: {schemes:?}");
+        }
+        let path = session.labels(file, &text.replacen("/x", "/|x", 1));
+        assert_eq!(path, Vec::<String>::new(), "{file}");
+    }
+    assert_eq!(session.end(), Farewell::Orderly);
+}
+
+#[test]
+fn steps_are_completed_below_their_keys() {
+    let mut session = Session::begin();
+    let file = "workflows/w/check.md";
+    session.open(file, CHECK);
+    for (line, want) in [
+        ("retry: { m|", &["max", "backoff", "on"][..]),
+        ("approve:\n  |", &["before", "after", "within", "otherwise"]),
+        ("approve: { otherwise: |", &["deny", "approve"]),
+        ("loop: { to: |", &["fix"]),
+        ("concurrency: { key: fix.|", &["verdict"]),
+        ("budget: { spend: { |", &["usd"]),
+    ] {
+        let text = CHECK.replace("agent: Shell", line);
+        assert_eq!(session.labels(file, &text), want, "{line}");
+    }
+    assert_eq!(session.end(), Farewell::Orderly);
+}
+
+#[test]
+fn what_the_registry_names_is_told_and_found() {
+    let mut session = with_sensors();
+    session.open("registry.yml", MORE);
+    for (name, at, part, to, line) in [
+        ("Far", "sandbox: F|ar", "`daytona`", "registry.yml", 3),
+        ("Box", "sandbox: B|ox", "`local`", "registry.yml", 2),
+        (
+            "tone",
+            "skills: [t|one]",
+            "Be kind.",
+            "skills/tone/SKILL.md",
+            0,
+        ),
+    ] {
+        let text = MORE.replacen(&at.replace('|', ""), at, 1);
+        let told = session.hover("registry.yml", &text);
+        assert!(told.contains(name) && told.contains(part), "{told}");
+        let found = session.ask("definition", "registry.yml", &text);
+        assert_eq!(found["uri"], session.uri(to), "{at}");
+        assert_eq!(found["range"]["start"]["line"], line, "{at}");
+    }
+    assert_eq!(session.end(), Farewell::Orderly);
+}
+
 #[test]
 fn a_broken_registry_leaves_the_rest_answered() {
     let mut session = Session::begin();
