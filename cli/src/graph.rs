@@ -10,11 +10,14 @@ use crate::Outcome;
 use crate::output::Terminal;
 use crate::project::{self, NoProject};
 use clap::{Args, ValueEnum};
-use loopy_compiler::{Outline, StepOutline, render};
-use loopy_contract::manifest::{SensorTrigger, Trigger};
+use loopy_compiler::{FormsOutline, Outline, StepOutline, render};
+use loopy_contract::manifest::{FieldRef, SensorTrigger, Trigger};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
+
+/// The letters that a line about a step or an arrow has at most.
+const MARK: usize = 40;
 
 /// Arguments of `loopy graph`.
 #[derive(Args, Debug)]
@@ -112,7 +115,8 @@ struct Graph {
     nodes: Vec<Node>,
     /// The workflows' names, each a frame around its steps.
     workflows: Vec<String>,
-    edges: BTreeSet<Edge>,
+    /// The arrows, each with what stands beside it.
+    edges: BTreeMap<Edge, Option<String>>,
 }
 
 /// A box with a name and a line about what it is.
@@ -121,7 +125,19 @@ struct Node {
     kind: Kind,
     name: String,
     note: String,
+    /// What else is to be known of it, a short line each.
+    marks: Vec<String>,
     workflow: Option<usize>,
+}
+
+impl Node {
+    /// All of its lines.
+    fn lines(&self) -> impl Iterator<Item = &str> {
+        let marks = self.marks.iter().map(String::as_str);
+        [self.name.as_str(), self.note.as_str()]
+            .into_iter()
+            .chain(marks)
+    }
 }
 
 /// What a node stands for.
@@ -191,26 +207,35 @@ impl Graph {
             for (name, step) in steps {
                 let agent = step.agent.as_deref().unwrap_or("no agent");
                 let place = graph.node(Kind::Step, name, agent, frame);
+                if let Some(node) = graph.nodes.last_mut() {
+                    node.marks = step.forms.as_deref().map(marks).unwrap_or_default();
+                }
                 places.insert((workflow.as_str(), name.as_str()), place);
             }
         }
         for (place, sensor) in outline.sensors.iter().enumerate() {
-            graph.edge(Some(place), events.get(&sensor.emits), Wire::Event);
+            graph.edge(Some(place), events.get(&sensor.emits), Wire::Event, None);
         }
         for ((workflow, name), step) in steps() {
             let here = places.get(&(workflow, name));
             let schedule = schedules.get(&(workflow, name));
             let event = awaited(step).and_then(|event| events.get(event));
-            graph.edge(schedule.or(event).copied(), here, Wire::Event);
+            let asks = condition_of(step).map(|when| mark("when", when));
+            graph.edge(schedule.or(event).copied(), here, Wire::Event, asks);
             for before in &step.after {
                 let before = places.get(&(workflow, before.as_str()));
-                graph.edge(before.copied(), here, Wire::After);
+                graph.edge(before.copied(), here, Wire::After, None);
             }
-            let back = step.back_to.as_deref();
-            let back = back.and_then(|back| places.get(&(workflow, back)));
-            graph.edge(here.copied(), back, Wire::Back);
+            let forms = step.forms.as_deref();
+            if let Some(back) = forms.and_then(|forms| forms.back.as_ref()) {
+                let label = format!("{}, at most {}", mark("until", &back.until), back.max);
+                let to = places.get(&(workflow, back.to.as_str()));
+                graph.edge(here.copied(), to, Wire::Back, Some(label));
+            }
             for event in &step.emits {
-                graph.edge(here.copied(), events.get(event), Wire::Event);
+                let asks = forms.and_then(|forms| forms.emits_when.get(event));
+                let asks = asks.map(|when| mark("when", when));
+                graph.edge(here.copied(), events.get(event), Wire::Event, asks);
             }
         }
         graph
@@ -221,15 +246,16 @@ impl Graph {
             kind,
             name: one_line(name),
             note: one_line(note),
+            marks: Vec::new(),
             workflow,
         });
         self.nodes.len() - 1
     }
 
     /// Adds an arrow, when both of its ends exist.
-    fn edge(&mut self, from: Option<usize>, to: Option<&usize>, wire: Wire) {
+    fn edge(&mut self, from: Option<usize>, to: Option<&usize>, wire: Wire, label: Option<String>) {
         if let Some((from, &to)) = from.zip(to) {
-            self.edges.insert(Edge { from, to, wire });
+            self.edges.insert(Edge { from, to, wire }, label);
         }
     }
 
@@ -246,6 +272,55 @@ fn awaited(step: &StepOutline) -> Option<&String> {
         Some(Trigger::Event { event, .. }) => Some(event),
         _ => None,
     }
+}
+
+/// The condition of what starts a step.
+fn condition_of(step: &StepOutline) -> Option<&str> {
+    match &step.trigger {
+        Some(Trigger::Event { when, .. }) => when.as_ref().map(|when| when.source.as_str()),
+        _ => None,
+    }
+}
+
+/// What a step's box says of how it runs.
+fn marks(forms: &FormsOutline) -> Vec<String> {
+    let mut marks = Vec::new();
+    marks.extend(forms.when.as_ref().map(|when| mark("when", when)));
+    marks.extend(forms.each.as_ref().map(|list| mark("each", &written(list))));
+    if let Some(approve) = &forms.approve {
+        let moments = match (approve.before, approve.after) {
+            (true, true) => "before and after",
+            (true, false) => "before",
+            (false, _) => "after",
+        };
+        marks.push(mark("approve", moments));
+    }
+    if let Some(concurrency) = &forms.concurrency {
+        let limit = format!("{} at once", concurrency.limit);
+        marks.push(match &concurrency.key {
+            Some(key) => mark(&limit, &format!("for each {}", written(key))),
+            None => limit,
+        });
+    }
+    marks
+}
+
+fn written(reference: &FieldRef) -> String {
+    match reference.field.as_str() {
+        "" => reference.producer.clone(),
+        field => format!("{}.{field}", reference.producer),
+    }
+}
+
+/// A word and what it is about, in one short line.
+fn mark(word: &str, about: &str) -> String {
+    let about: Vec<&str> = about.split_whitespace().collect();
+    let text = one_line(&format!("{word} {}", about.join(" ")));
+    if text.chars().count() <= MARK {
+        return text;
+    }
+    let short: String = text.chars().take(MARK - 1).collect();
+    format!("{}…", short.trim_end())
 }
 
 /// The text without what no format can hold: line ends and other controls.

@@ -47,7 +47,7 @@ pub use index::{
     AgentEntry, EventEntry, FieldEntry, Index, Mention, Place, SandboxEntry, SkillEntry, StepEntry,
     Target, builtin_events, index, step_keys, tick_fields,
 };
-pub use outline::{Outline, SensorOutline, StepOutline};
+pub use outline::{BackOutline, FormsOutline, Outline, SensorOutline, StepOutline};
 pub use sources::Sources;
 
 use diagnostic::Report;

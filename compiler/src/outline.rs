@@ -1,9 +1,11 @@
 //! How a project hangs together, as far as it could be read: what a diagram
 //! shows of it, errors or not.
 
+use crate::condition::ConditionDraft;
+use crate::forms::Forms;
 use crate::sensor::SensorDraft;
 use crate::step::{StepDraft, TriggerDraft, Workflows};
-use loopy_contract::manifest::{SensorTrigger, Trigger};
+use loopy_contract::manifest::{Approve, Concurrency, FieldRef, SensorTrigger, Trigger};
 use std::collections::BTreeMap;
 
 /// The steps of each workflow, and what sets them off.
@@ -22,12 +24,41 @@ pub struct StepOutline {
     pub trigger: Option<Trigger>,
     /// The steps it waits for, as written; they may not exist.
     pub after: Vec<String>,
-    /// The step it goes back to until a condition holds, as written.
-    pub back_to: Option<String>,
     /// The events it emits.
     pub emits: Vec<String>,
     /// The agent's name.
     pub agent: Option<String>,
+    /// What shapes when and how it runs, where something does; in a box, as most
+    /// steps have none of it.
+    pub forms: Option<Box<FormsOutline>>,
+}
+
+/// What shapes when and how a step runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FormsOutline {
+    /// The condition without which it is skipped, as written.
+    pub when: Option<String>,
+    /// The list of which every item gets a sandbox of its own.
+    pub each: Option<FieldRef>,
+    /// What a person has to agree to.
+    pub approve: Option<Approve>,
+    /// How many may be under way at once.
+    pub concurrency: Option<Concurrency>,
+    /// Where it goes back to.
+    pub back: Option<BackOutline>,
+    /// The conditions of the emitted events that have one, as written.
+    pub emits_when: BTreeMap<String, String>,
+}
+
+/// A way back to an earlier step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackOutline {
+    /// The step, as written; it may not exist.
+    pub to: String,
+    /// The condition that ends it, as written.
+    pub until: String,
+    /// How often it goes back at most.
+    pub max: u32,
 }
 
 /// One sensor.
@@ -71,8 +102,30 @@ fn step(draft: &StepDraft) -> StepOutline {
             TriggerDraft::None | TriggerDraft::Broken => None,
         },
         after: names(&draft.after),
-        back_to: draft.forms.r#loop.as_ref().map(|back| back.to.clone()),
         emits: names(&draft.emits),
         agent: draft.agent.as_ref().map(|(name, _)| name.clone()),
+        forms: Some(forms(&draft.forms))
+            .filter(|forms| *forms != FormsOutline::default())
+            .map(Box::new),
+    }
+}
+
+fn forms(forms: &Forms) -> FormsOutline {
+    let source = |condition: &ConditionDraft| condition.source().to_owned();
+    FormsOutline {
+        when: forms.when.read().map(source),
+        each: forms.each.as_ref().map(|each| each.over.clone()),
+        approve: forms.approve.clone(),
+        concurrency: forms.concurrency.as_ref().map(|c| c.concurrency.clone()),
+        back: forms.r#loop.as_ref().map(|back| BackOutline {
+            to: back.to.clone(),
+            until: source(&back.until),
+            max: back.max,
+        }),
+        emits_when: forms
+            .emits_when
+            .iter()
+            .map(|(event, when)| (event.clone(), source(when)))
+            .collect(),
     }
 }

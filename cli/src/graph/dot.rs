@@ -22,13 +22,21 @@ pub(super) fn write(graph: &Graph) -> String {
         }
         text.push_str("    }\n");
     }
-    for Edge { from, to, wire } in &graph.edges {
+    for (Edge { from, to, wire }, label) in &graph.edges {
+        let label = label.iter().map(|label| {
+            let label = escape(label);
+            format!("label=\"{label}\" fontname=\"sans-serif\"")
+        });
         let style = match wire {
-            Wire::After => "",
-            Wire::Back => " [label=\"again\" fontname=\"sans-serif\" constraint=\"false\"]",
-            Wire::Event => " [style=\"dashed\"]",
+            Wire::After => None,
+            Wire::Back => Some("constraint=\"false\"".to_owned()),
+            Wire::Event => Some("style=\"dashed\"".to_owned()),
         };
-        let _ = writeln!(text, "    n{from} -> n{to}{style}");
+        let attributes: Vec<String> = label.chain(style).collect();
+        let _ = match attributes.as_slice() {
+            [] => writeln!(text, "    n{from} -> n{to}"),
+            some => writeln!(text, "    n{from} -> n{to} [{}]", some.join(" ")),
+        };
     }
     text.push_str("}\n");
     text
@@ -41,8 +49,9 @@ fn line(text: &mut String, indent: &str, place: usize, node: &Node) {
         Kind::Event => "shape=\"hexagon\"",
         Kind::Step => "shape=\"box\" style=\"rounded\"",
     };
-    let (name, note) = (escape(&node.name), escape(&node.note));
-    let _ = writeln!(text, "{indent}n{place} [label=\"{name}\\n{note}\" {look}]");
+    let lines: Vec<String> = node.lines().map(escape).collect();
+    let lines = lines.join("\\n");
+    let _ = writeln!(text, "{indent}n{place} [label=\"{lines}\" {look}]");
 }
 
 /// The text inside quotes: no escapes of Graphviz, no HTML entities.

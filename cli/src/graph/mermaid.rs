@@ -16,13 +16,15 @@ pub(super) fn write(graph: &Graph) -> String {
         }
         text.push_str("    end\n");
     }
-    for Edge { from, to, wire } in &graph.edges {
+    for (Edge { from, to, wire }, label) in &graph.edges {
         let arrow = match wire {
-            Wire::After => "-->",
-            Wire::Back => "-->|again|",
+            Wire::After | Wire::Back => "-->",
             Wire::Event => "-.->",
         };
-        let _ = writeln!(text, "    n{from} {arrow} n{to}");
+        let _ = match label {
+            Some(label) => writeln!(text, "    n{from} {arrow}|\"{}\"| n{to}", escape(label)),
+            None => writeln!(text, "    n{from} {arrow} n{to}"),
+        };
     }
     text
 }
@@ -34,9 +36,10 @@ fn line(text: &mut String, indent: &str, place: usize, node: &Node) {
         Kind::Event => ("{{", "}}"),
         Kind::Step => ("(", ")"),
     };
-    let (name, note) = (escape(&node.name), escape(&node.note));
+    let lines: Vec<String> = node.lines().map(escape).collect();
+    let lines = lines.join("<br>");
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{indent}n{place}{open}\"{name}<br>{note}\"{close}");
+    let _ = writeln!(text, "{indent}n{place}{open}\"{lines}\"{close}");
 }
 
 /// The text inside quotes. Letters and digits stand for themselves; of all

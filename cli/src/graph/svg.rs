@@ -5,8 +5,10 @@ use super::{Graph, Kind, Node, Wire};
 use dugong::{LayoutError, Point};
 use std::fmt::Write;
 
-/// How tall a node is, and how far its text keeps from its sides.
+/// How tall a node is, how tall each further line makes it, and how far its
+/// text keeps from its sides.
 const HEIGHT: f64 = 46.0;
+const LINE: f64 = 15.0;
 const PADDING: f64 = 18.0;
 
 /// The longest text that is shown; the whole of it is the node's tooltip.
@@ -14,8 +16,8 @@ const SHOWN: usize = 48;
 
 const STYLE: &str = "\
 text { font: 13px system-ui, sans-serif; fill: #1f2328; }
-.note, .frame-name { font-size: 11px; fill: #59636e; }
-.frame-name { paint-order: stroke; stroke: #f6f8fa; stroke-width: 4px; }
+.note, .frame-name, .label { font-size: 11px; fill: #59636e; }
+.frame-name, .label { paint-order: stroke; stroke: #f6f8fa; stroke-width: 4px; }
 .paper { fill: #ffffff; }
 .frame { fill: #f6f8fa; stroke: #d1d9e0; }
 .node { stroke-width: 1.2; }
@@ -29,8 +31,8 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .tip { fill: #59636e; }
 @media (prefers-color-scheme: dark) {
   text { fill: #f0f6fc; }
-  .note, .frame-name { fill: #9198a1; }
-  .frame-name { stroke: #151b23; }
+  .note, .frame-name, .label { fill: #9198a1; }
+  .frame-name, .label { stroke: #151b23; }
   .paper { fill: #0d1117; }
   .frame { fill: #151b23; stroke: #3d444d; }
   .sensor { fill: #2b2111; stroke: #d29922; }
@@ -47,7 +49,12 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 /// When there is no laying the diagram out.
 pub(super) fn write(graph: &Graph) -> Result<String, LayoutError> {
     let sizes: Vec<(f64, f64)> = graph.nodes.iter().map(|node| size(graph, node)).collect();
-    let layout = layout::of(graph, &sizes)?;
+    let labels: Vec<(f64, f64)> = graph
+        .edges
+        .values()
+        .map(|label| label.as_deref().map_or((0.0, 0.0), label_size))
+        .collect();
+    let layout = layout::of(graph, &sizes, &labels)?;
     let (width, height) = (layout.width, layout.height);
     let mut svg = String::new();
     // Writing to a string cannot fail.
@@ -66,7 +73,7 @@ pub(super) fn write(graph: &Graph) -> Result<String, LayoutError> {
     for area in &layout.frames {
         let _ = writeln!(svg, "<rect class=\"frame\" {} rx=\"8\"/>", rectangle(area));
     }
-    for (edge, points) in graph.edges.iter().zip(&layout.edges) {
+    for (edge, line) in graph.edges.keys().zip(&layout.edges) {
         let class = match edge.wire {
             Wire::After => "edge",
             Wire::Back => "edge back",
@@ -75,7 +82,7 @@ pub(super) fn write(graph: &Graph) -> Result<String, LayoutError> {
         let _ = writeln!(
             svg,
             "<path class=\"{class}\" d=\"{}\" marker-end=\"url(#tip)\"/>",
-            curve(points)
+            curve(&line.points)
         );
     }
     for (name, area) in graph.workflows.iter().zip(&layout.frames) {
@@ -87,6 +94,17 @@ pub(super) fn write(graph: &Graph) -> Result<String, LayoutError> {
             escape(name),
             escape(&shorten(name)),
         );
+    }
+    for (label, line) in graph.edges.values().zip(&layout.edges) {
+        if let (Some(label), Some(at)) = (label, line.label) {
+            let _ = writeln!(
+                svg,
+                "<text class=\"label\" text-anchor=\"middle\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                at.x,
+                at.y + 4.0,
+                escape(label)
+            );
+        }
     }
     for (node, area) in graph.nodes.iter().zip(&layout.nodes) {
         box_of(&mut svg, node, area);
@@ -103,18 +121,25 @@ fn box_of(svg: &mut String, node: &Node, area: &Area) {
         Kind::Step => ("step", format!("<rect {} rx=\"8\"", rectangle(area))),
     };
     let middle = area.x + area.width / 2.0;
-    let _ = writeln!(
+    let whole: Vec<String> = node.lines().map(escape).collect();
+    let _ = write!(
         svg,
-        "<g text-anchor=\"middle\"><title>{}\n{}</title>{shape} class=\"node {class}\"/>\
-         <text x=\"{middle:.1}\" y=\"{:.1}\">{}</text>\
-         <text class=\"note\" x=\"{middle:.1}\" y=\"{:.1}\">{}</text></g>",
-        escape(&node.name),
-        escape(&node.note),
+        "<g text-anchor=\"middle\"><title>{}</title>{shape} class=\"node {class}\"/>\
+         <text x=\"{middle:.1}\" y=\"{:.1}\">{}</text>",
+        whole.join("\n"),
         area.y + 20.0,
         escape(&shorten(&node.name)),
-        area.y + 36.0,
-        escape(&shorten(&node.note)),
     );
+    let mut y = area.y + 36.0;
+    for line in node.lines().skip(1) {
+        let _ = write!(
+            svg,
+            "<text class=\"note\" x=\"{middle:.1}\" y=\"{y:.1}\">{}</text>",
+            escape(&shorten(line)),
+        );
+        y += LINE;
+    }
+    svg.push_str("</g>\n");
 }
 
 fn rectangle(area: &Area) -> String {
@@ -175,13 +200,19 @@ fn description(graph: &Graph) -> String {
             None => node.name.clone(),
         })
     };
-    for edge in &graph.edges {
+    for (edge, label) in &graph.edges {
         let verb = match edge.wire {
             Wire::After => "is followed by",
             Wire::Back => "may go back to",
             Wire::Event => "leads to",
         };
-        sentences.push(format!("{} {verb} {}.", name(edge.from), name(edge.to)));
+        let label = label.as_ref().map(|label| format!(", {label}"));
+        sentences.push(format!(
+            "{} {verb} {}{}.",
+            name(edge.from),
+            name(edge.to),
+            label.unwrap_or_default()
+        ));
     }
     sentences.join(" ")
 }
@@ -190,8 +221,18 @@ fn size(graph: &Graph, node: &Node) -> (f64, f64) {
     // A frame is as wide as its steps, and its name has to fit.
     let frame = node.workflow.and_then(|place| graph.workflows.get(place));
     let frame = frame.map_or(0.0, |name| width(name, 11.0) - PADDING);
-    let width = width(&node.name, 13.0).max(width(&node.note, 11.0));
-    (width.max(frame).max(48.0) + 2.0 * PADDING, HEIGHT)
+    let lines = node.lines().skip(1).map(|line| width(line, 11.0));
+    let widest = lines.fold(width(&node.name, 13.0), f64::max);
+    let marks = node.marks.iter().map(|_| LINE);
+    (
+        widest.max(frame).max(48.0) + 2.0 * PADDING,
+        HEIGHT + marks.sum::<f64>(),
+    )
+}
+
+/// The room for what stands beside an edge.
+fn label_size(label: &str) -> (f64, f64) {
+    (width(label, 11.0) + PADDING, LINE)
 }
 
 /// How wide a text is at most, in a usual font of this size.

@@ -39,6 +39,54 @@ fn the_examples_are_drawn_as_pictures() {
     drawn("github", "svg", file!["graph/github.svg"].raw());
 }
 
+/// A project whose steps have all that shapes when and how they run.
+fn forms() -> Project {
+    let registry = "\
+defaults: { agent: { sandbox: Here, harness: command } }
+sandboxes: { Here: { provider: local } }
+agents: { Shell: }
+events:
+  Asked: { repo: str, kind: 'enum[bug, feature]' }
+  Shipped: { repo: str }
+warnings: { W501: off, W504: off, W505: off }
+";
+    let step = |head: &str| format!("---\n{head}\nagent: Shell\n---\ntrue\n");
+    let plan =
+        step("on: { event: Asked, when: event.kind == \"bug\" }\noutput: { tasks: list[str] }");
+    let build = step(
+        "after: plan\neach: plan.tasks as task\nconcurrency: { key: event.repo, limit: 3 }\noutput: { done: bool }",
+    );
+    let review = step(
+        "after: build\noutput: { verdict: enum[pass, fail] }\nloop: { to: plan, until: review.verdict == \"pass\", max: 3 }\nconcurrency: { limit: 1 }",
+    );
+    let release = step(
+        "after: review\nwhen: review.verdict == \"pass\" and event.repo != \"a <b> & [c]\"\napprove: { before: true, after: true }\nemits: { Shipped: { when: review.verdict == \"pass\" } }",
+    );
+    let tell = step("on: Shipped\napprove: { after: true }");
+    Project::of(&[
+        ("registry.yml", registry),
+        ("workflows/ship/plan.md", &plan),
+        ("workflows/ship/build.md", &build),
+        ("workflows/ship/review.md", &review),
+        ("workflows/ship/release.md", &release),
+        ("workflows/tell/tell.md", &tell),
+    ])
+}
+
+#[test]
+fn what_shapes_a_step_is_drawn() {
+    let project = forms();
+    for (format, expected) in [
+        ("mermaid", file!["graph/forms.mermaid"].raw()),
+        ("dot", file!["graph/forms.dot"].raw()),
+        ("svg", file!["graph/forms.svg"].raw()),
+    ] {
+        let output = project.loopy(&["graph", "--format", format]);
+        let output = output.assert().code(0);
+        output.stdout_eq(expected).stderr_eq(str![""]);
+    }
+}
+
 /// Names that mean something in one of the formats.
 const ODD: &str = "\"]--<b>&amp;#35;\\N{{x}}*_é";
 
@@ -95,7 +143,7 @@ fn a_picture_is_xml_whatever_the_names() {
     for sentence in [
         "hello leads to Hello.",
         "greet/compose is followed by greet/measure.",
-        "greet/loops may go back to greet/compose.",
+        "greet/loops may go back to greet/compose, until loops.done, at most 3.",
     ] {
         assert!(description.contains(sentence), "{description}");
     }
