@@ -139,6 +139,7 @@ codes! {
     W504 Warning "an event starts no workflow",
     W505 Warning "nothing reads an output",
     W506 Warning "a workflow can set itself off again",
+    W507 Warning "a command's budget bounds the use of a model",
 }
 
 impl Code {

@@ -6,7 +6,7 @@ use crate::diagnostic::{Code, Report, Span};
 use crate::registry::{self, RegistryDraft};
 use crate::sensor::SensorDraft;
 use crate::step::{StepDraft, TriggerDraft, WorkflowDraft, Workflows};
-use loopy_contract::manifest::Trigger;
+use loopy_contract::manifest::{Harness, Trigger};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Warns of all that. The project has no errors: a name that is spelled wrong
@@ -22,6 +22,7 @@ pub(crate) fn check(
     check_events(workflows, registry, sensors, report);
     for workflow in workflows.by_name.values() {
         check_outputs(workflow, registry, report);
+        check_budgets(workflow, registry, report);
     }
     check_cascades(workflows, report);
 }
@@ -124,6 +125,32 @@ fn check_outputs(workflow: &WorkflowDraft, registry: &RegistryDraft, report: &mu
                 .hint(format!(
                     "read it behind `{name}` as {{{{ {name}.{field} }}}}, or remove it"
                 ));
+        }
+    }
+}
+
+/// A command uses no model, so that nothing counts what these limits bound.
+fn check_budgets(workflow: &WorkflowDraft, registry: &RegistryDraft, report: &mut Report) {
+    for step in workflow.all_steps() {
+        let Some((name, _)) = step
+            .agent
+            .as_ref()
+            .filter(|_| !step.model_limits.is_empty())
+        else {
+            continue;
+        };
+        let agent = registry.agents.entries.get(name);
+        let agent = agent.and_then(|entry| entry.body.agent.as_ref());
+        if agent.is_none_or(|agent| agent.harness != Harness::Command) {
+            continue;
+        }
+        for (key, span) in &step.model_limits {
+            let message = format!(
+                "`budget.{key}` has no effect: agent `{name}` runs commands, which use no model"
+            );
+            report
+                .add(Code::W507, &step.file, *span, message)
+                .hint("`budget.wall_clock` bounds a command; leave the rest out");
         }
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct StepDraft {
     pub(crate) output: Fields,
     pub(crate) emits: Vec<(String, Span)>,
     pub(crate) budget: Option<Budget>,
+    /// The keys of the budget that bound the use of a model.
+    pub(crate) model_limits: Vec<(&'static str, Span)>,
     pub(crate) forms: Forms,
     pub(crate) body: String,
     pub(crate) refs: Vec<(Ref, Span)>,
@@ -198,6 +200,7 @@ impl Reader<'_> {
             }
             _ => self.names(yaml::get(&entries, "emits"), "emits").1,
         };
+        let budget = self.budget(yaml::get(&entries, "budget"));
         Some(StepDraft {
             file: self.file.to_owned(),
             name: name.to_owned(),
@@ -208,7 +211,8 @@ impl Reader<'_> {
             agent: self.agent(name, yaml::get(&entries, "agent")),
             output: self.output(yaml::get(&entries, "output")),
             emits,
-            budget: self.budget(yaml::get(&entries, "budget")),
+            model_limits: model_limits(&entries, budget.as_ref()),
+            budget,
             forms,
             refs: self.refs(&framed.body, framed.body_line),
             body: framed.body,
@@ -559,4 +563,25 @@ impl Reader<'_> {
         }
         refs
     }
+}
+
+/// The keys of a step's budget that bound the use of a model.
+fn model_limits(entries: &[(Node, Node)], budget: Option<&Budget>) -> Vec<(&'static str, Span)> {
+    let Some(budget) = budget else {
+        return Vec::new();
+    };
+    let limits = [
+        ("spend", budget.usd().is_some()),
+        ("tokens", budget.tokens.is_some()),
+        ("turns", budget.turns.is_some()),
+    ];
+    let written = yaml::get(entries, "budget").and_then(Node::as_map);
+    let written = written.unwrap_or_default().iter();
+    written
+        .filter_map(|(key, _)| {
+            let mut limits = limits.iter();
+            let (name, _) = limits.find(|(name, set)| *set && key.as_text() == Some(name))?;
+            Some((*name, key.span))
+        })
+        .collect()
 }
