@@ -1,12 +1,16 @@
 //! The order in which keys are written: what starts a step, who does it, what
 //! comes of it, and what bounds it; a registry in the order in which its parts
-//! name each other.
+//! name each other. What shapes a step has the order that its readers say it in.
+
+use crate::forms;
 
 /// What is known of a map, or of the items of a list.
 #[derive(Debug)]
 pub(super) struct Order {
     /// The keys of a map in their order, and what is below each.
     keys: &'static [(&'static str, &'static Order)],
+    /// The keys of a map below which nothing is known, as its reader has them.
+    names: &'static [&'static str],
     /// What is below every other key, or in the items of a list.
     others: Option<&'static Order>,
 }
@@ -15,11 +19,12 @@ impl Order {
     /// Where a key belongs; unknown keys keep their order, behind the known
     /// ones. What is merged in comes first, as it is the base of the rest.
     pub(super) fn rank(&self, key: &str) -> usize {
-        if self.keys.is_empty() || key == "<<" {
+        let known = self.keys.len() + self.names.len();
+        if known == 0 || key == "<<" {
             return 0;
         }
-        let found = self.keys.iter().position(|(known, _)| *known == key);
-        found.unwrap_or(self.keys.len()) + 1
+        let mut keys = self.keys.iter().map(|(key, _)| key).chain(self.names);
+        keys.position(|known| *known == key).unwrap_or(known) + 1
     }
 
     /// What is known below a key.
@@ -35,12 +40,25 @@ impl Order {
 }
 
 const fn map(keys: &'static [(&'static str, &'static Order)]) -> Order {
-    Order { keys, others: None }
+    Order {
+        keys,
+        names: &[],
+        others: None,
+    }
+}
+
+const fn names(names: &'static [&'static str]) -> Order {
+    Order {
+        keys: &[],
+        names,
+        others: None,
+    }
 }
 
 const fn each(order: &'static Order) -> Order {
     Order {
         keys: &[],
+        names: &[],
         others: Some(order),
     }
 }
@@ -64,8 +82,11 @@ pub(super) static STEP: Order = map(&[
     ("concurrency", &CONCURRENCY),
 ]);
 
-static TRIGGER: Order = map(&[("event", &FREE), ("when", &FREE), ("debounce", &FREE)]);
-static LOOP: Order = map(&[("to", &FREE), ("until", &FREE), ("max", &FREE)]);
+static TRIGGER: Order = names(forms::ON.keys);
+static LOOP: Order = names(forms::LOOP.keys);
+static RETRY: Order = names(forms::RETRY.keys);
+static APPROVE: Order = names(forms::APPROVE.keys);
+static CONCURRENCY: Order = names(forms::CONCURRENCY.keys);
 static BUDGET: Order = map(&[
     ("wall_clock", &FREE),
     ("spend", &FREE),
@@ -74,15 +95,6 @@ static BUDGET: Order = map(&[
     ("window", &FREE),
     ("latency", &FREE),
 ]);
-static RETRY: Order = map(&[("max", &FREE), ("backoff", &FREE), ("on", &FREE)]);
-static APPROVE: Order = map(&[
-    ("before", &FREE),
-    ("after", &FREE),
-    ("within", &FREE),
-    ("otherwise", &FREE),
-]);
-static CONCURRENCY: Order = map(&[("key", &FREE), ("limit", &FREE), ("strategy", &FREE)]);
-
 /// `registry.yml`.
 pub(super) static REGISTRY: Order = map(&[
     ("defaults", &DEFAULTS),
@@ -146,6 +158,25 @@ static CAP: Order = map(&[("spend", &FREE), ("runs", &FREE)]);
 mod tests {
     use super::*;
     use crate::{registry, step};
+
+    /// The readers' lists are the order, and each key of a step that holds a map
+    /// has its list.
+    #[test]
+    fn what_shapes_a_step_is_in_its_readers_order() {
+        for (key, form) in [
+            ("on", forms::ON),
+            ("retry", forms::RETRY),
+            ("approve", forms::APPROVE),
+            ("concurrency", forms::CONCURRENCY),
+            ("loop", forms::LOOP),
+        ] {
+            let order = STEP.below(key);
+            let ranks: Vec<usize> = form.keys.iter().map(|key| order.rank(key)).collect();
+            let in_order: Vec<usize> = (1..=form.keys.len()).collect();
+            assert_eq!(ranks, in_order, "{key}");
+            assert_eq!(order.rank("unknown"), form.keys.len() + 1, "{key}");
+        }
+    }
 
     #[test]
     fn every_key_of_the_language_has_a_place() {
