@@ -10,7 +10,7 @@
 mod literate;
 
 use literate::{Block, Case, Mark};
-use loopy_compiler::{Compilation, Diagnostic, Sources, compile};
+use loopy_compiler::{Compilation, Diagnostic, Sources, compile, cursor};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -184,6 +184,28 @@ fn every_case_holds() {
     }
     assert!(count > 20, "only {count} cases were found");
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_cursor_may_stand_anywhere() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut found = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for case in literate::cases(&text) {
+            for (path, text) in case.files() {
+                for offset in 0..=text.len() {
+                    let Some(cursor) = cursor(path, text, offset) else {
+                        continue;
+                    };
+                    found += 1;
+                    let word = text.get(cursor.word_start..text.floor_char_boundary(offset));
+                    assert!(word.is_some(), "{path} at {offset}: {cursor:?}\n{text}");
+                }
+            }
+        }
+    }
+    assert!(found > 5000, "only {found} places take something");
 }
 
 /// A case that holds.
