@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const WORKFLOWS: usize = 1000;
-const STEPS: usize = 5;
+pub(super) const WORKFLOWS: usize = 1000;
+pub(super) const STEPS: usize = 5;
 const SAMPLES: usize = 11;
 
 /// The reference takes seconds each time.
@@ -171,7 +171,7 @@ fn interpreter() -> Option<PathBuf> {
 /// A project of chains that both compilers take without a warning: each step reads
 /// all that the one before it put out, and the last step of each workflow emits the
 /// event that starts the next.
-fn write_project(root: &Path) -> Result<(), Error> {
+pub(super) fn write_project(root: &Path) -> Result<(), Error> {
     let write =
         |path: &Path, content: &str| std::fs::write(path, content).map_err(Error::file(path));
     let mut registry = String::from(
@@ -234,7 +234,7 @@ fn quiet(command: &mut Command) -> &mut Command {
 }
 
 /// The median of the wall-clock times of whole processes.
-fn time(samples: usize, command: impl Fn() -> Command) -> Result<Duration, Error> {
+pub(super) fn time(samples: usize, command: impl Fn() -> Command) -> Result<Duration, Error> {
     let mut times = Vec::new();
     for _ in 0..samples {
         let mut command = command();

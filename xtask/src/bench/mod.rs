@@ -4,6 +4,7 @@
 mod compile;
 mod functions;
 mod handoff;
+mod lsp;
 
 use crate::emulator::Emulator;
 use crate::error::Error;
@@ -22,6 +23,8 @@ const REGION: &str = "eu-west-1";
 pub(crate) enum Part {
     /// Time and memory of `loopy compile` on a large project.
     Compile,
+    /// Time from a change in an editor to its diagnostics.
+    Lsp,
     /// Size of each function, and its first and later invocations.
     Functions,
     /// Time from one step's success to the next one's start and success.
@@ -39,6 +42,7 @@ pub(crate) fn run(workspace: &Workspace, part: Option<Part>) -> Result<(), Error
     for part in parts {
         match part {
             Part::Compile => compile::run(workspace)?,
+            Part::Lsp => lsp::run(workspace)?,
             Part::Functions => functions::run(workspace)?,
             Part::Handoff => handoff::run(workspace)?,
         }
