@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub mod var {
     /// Name of the DynamoDB table.
     pub const TABLE: &str = "LOOPY_TABLE";
+    /// Name of the bucket with the big parts of what is in the table.
+    pub const STATE_BUCKET: &str = "LOOPY_STATE_BUCKET";
     /// Name of the bucket with manifests, files and binaries.
     pub const ASSETS_BUCKET: &str = "LOOPY_ASSETS_BUCKET";
     /// Hash of the manifest that new runs begin with.
@@ -38,6 +40,9 @@ pub mod var {
     /// Name of the function with the project's Python sensors; empty when
     /// there are none.
     pub const SENSOR_PYTHON: &str = "LOOPY_SENSOR_PYTHON";
+    /// Name of the watch function, for those that hand sandboxes to stop to it
+    /// directly; not set for the others.
+    pub const WATCH_FUNCTION: &str = "LOOPY_WATCH_FUNCTION";
     /// The SDK's own variable for an endpoint other than AWS's.
     pub const ENDPOINT_URL: &str = "AWS_ENDPOINT_URL";
 
@@ -63,7 +68,7 @@ pub mod var {
 }
 
 /// A variable that the template should have set.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the environment variable {name} is not set; the stack's template sets it for the functions that need it, so deploy the stack again"
 )]

@@ -3,9 +3,11 @@
 use crate::assets::Assets;
 use crate::bus::EventBus;
 use crate::config::{ConfigError, Connection, s3_client};
+use crate::direct::DirectStops;
 use crate::endpoint::function_url;
 use crate::env::{Environment, MissingVariable, var};
 use crate::manifests::S3Manifests;
+use crate::parts::Parts;
 use crate::queues::SqsQueues;
 use crate::secrets::SecretsManager;
 use crate::sensor_code::LambdaSensorCode;
@@ -119,11 +121,21 @@ impl Home {
         sandboxes: Arc<dyn Sandboxes>,
     ) -> Result<Ports, MissingVariable> {
         let table = self.environment.required(var::TABLE)?;
-        let queues: Arc<dyn Queues> = Arc::clone(&self.queues) as Arc<dyn Queues>;
+        let parts = Parts::of_environment(s3_client(&self.config), &self.environment);
+        let lambda = aws_sdk_lambda::Client::new(&self.config);
+        let queues: Arc<dyn Queues> = match self.environment.required(var::WATCH_FUNCTION) {
+            Ok(function) => Arc::new(DirectStops::new(
+                Arc::clone(&self.queues),
+                lambda.clone(),
+                function,
+            )),
+            Err(_) => Arc::clone(&self.queues) as Arc<dyn Queues>,
+        };
         Ok(Ports {
             store: Arc::new(DynamoStore::new(
                 aws_sdk_dynamodb::Client::new(&self.config),
                 table,
+                parts,
                 Arc::clone(&self.clock),
             )),
             queues: Arc::clone(&queues),
@@ -144,7 +156,7 @@ impl Home {
             secrets,
             sandboxes,
             sensor_code: Arc::new(LambdaSensorCode::new(
-                aws_sdk_lambda::Client::new(&self.config),
+                lambda,
                 Arc::clone(&self.environment),
             )),
             clock: Arc::clone(&self.clock),

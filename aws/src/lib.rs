@@ -4,11 +4,15 @@
 pub mod assets;
 pub mod bus;
 pub mod config;
+pub mod dead_letters;
+pub mod direct;
 pub mod endpoint;
 pub mod env;
 mod error;
 pub mod home;
+mod large;
 pub mod manifests;
+pub mod parts;
 pub mod queues;
 pub mod secrets;
 pub mod sensor_code;
@@ -17,9 +21,11 @@ pub mod timers;
 
 pub use bus::EventBus;
 pub use config::{ConfigError, Connection};
+pub use dead_letters::{SqsDeadLetter, SqsDeadLetters};
 pub use env::{Environment, MissingVariable};
 pub use home::{Home, SystemClock};
 pub use manifests::S3Manifests;
+pub use parts::Parts;
 pub use queues::SqsQueues;
 pub use secrets::SecretsManager;
 pub use sensor_code::LambdaSensorCode;

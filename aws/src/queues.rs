@@ -55,6 +55,28 @@ impl SqsQueues {
             .map(|_| ())
             .map_err(|error| failed(format!("have a message of {queue} come again"), &error))
     }
+
+    /// Puts a message that came without a queue into its queue, to come again
+    /// after `delay`.
+    ///
+    /// # Errors
+    /// When SQS refuses.
+    pub async fn put_back(
+        &self,
+        queue: QueueName,
+        body: &str,
+        delay: Duration,
+    ) -> Result<(), PortError> {
+        self.client
+            .send_message()
+            .queue_url(self.environment.queue_url(queue)?)
+            .message_body(body)
+            .delay_seconds(i32::try_from(delay.as_secs()).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| failed(format!("put a message into the {queue} queue"), &error))
+    }
 }
 
 #[async_trait]
@@ -132,7 +154,13 @@ fn group(message: &Message) -> String {
         Message::Poll { sensor, .. } => sensor.clone(),
         Message::Event(event) => event.name.clone(),
         Message::Cron { step, .. } => step.clone(),
-        Message::Handoff { run, .. } | Message::TimeLimit { run, .. } => of_run(run),
+        Message::Handoff { run, .. }
+        | Message::Wake { run, .. }
+        | Message::TimeLimit { run, .. }
+        | Message::Unanswered { run, .. }
+        | Message::Command { run, .. } => of_run(run),
+        Message::Again(again) => of_run(&again.original),
+        Message::Settled { workflow, .. } => workflow.clone(),
         Message::Stop { sandbox } => sandbox.provider.clone(),
     };
     derive(&["group", &tenant], 32)

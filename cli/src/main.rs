@@ -1,20 +1,26 @@
 //! The `loopy` command: parses the command line, runs one command, and turns
-//! its outcome into an exit code. 0 is fine, 1 means the project has errors, 2
-//! is wrong usage or an abnormal end; a command that waits for runs adds 3, one
-//! failed, and 4, one reached a budget.
+//! its outcome into an exit code. 0 is fine, 1 means the project has errors or
+//! what was asked of a run was refused, 2 is wrong usage or an abnormal end. A
+//! command that waits for runs adds: 3, one failed or was cancelled; 4, a limit or
+//! budget was reached; 5, one waits for a person; 6, one was denied; 7, a loop made
+//! no progress.
 
 mod cache;
 mod compile;
 mod deploy;
 mod destroy;
 mod diagnostics;
+mod dlq;
 mod docs;
 mod emit;
+mod events;
 mod fmt;
 mod graph;
 mod home;
 mod lsp;
+mod orders;
 mod output;
+mod place;
 mod present;
 mod project;
 mod run;
@@ -53,8 +59,12 @@ enum Command {
     Trigger(trigger::Arguments),
     /// Serve a project on this machine
     Run(run::Arguments),
-    /// What ran, and how it went
+    /// What ran, and how it went; cancel, pause, approve, rerun
     Runs(runs::Arguments),
+    /// What came in, and what became of it
+    Events(events::Arguments),
+    /// Messages that were given up, and sending them again
+    Dlq(dlq::Arguments),
     /// Put a project into an AWS account
     Deploy(deploy::Arguments),
     /// Take a deployed stack down
@@ -76,19 +86,30 @@ enum Outcome {
     Fine,
     /// The project has errors; they have been shown.
     ProjectErrors,
-    /// A run failed, or a message was given up.
+    /// What was asked of a run was not done; the reason has been shown.
+    Refused,
+    /// A run failed or was cancelled, or a message was given up.
     RunFailed,
-    /// A run ended at a budget or limit.
+    /// A run ended at a budget or limit, or did not begin because of one.
     OverBudget,
+    /// A run waits for a person.
+    Parked,
+    /// A person did not agree to a run going on, or nobody answered in time.
+    Denied,
+    /// A loop of a run came to its end without its condition holding.
+    NoProgress,
 }
 
 impl Outcome {
     fn code(self) -> u8 {
         match self {
             Self::Fine => 0,
-            Self::ProjectErrors => 1,
+            Self::ProjectErrors | Self::Refused => 1,
             Self::RunFailed => 3,
             Self::OverBudget => 4,
+            Self::Parked => 5,
+            Self::Denied => 6,
+            Self::NoProgress => 7,
         }
     }
 }
@@ -114,6 +135,12 @@ enum CommandError {
     /// `loopy runs` broke off.
     #[error(transparent)]
     Runs(#[from] runs::RunsError),
+    /// `loopy events` broke off.
+    #[error(transparent)]
+    Events(#[from] events::EventsError),
+    /// `loopy dlq` broke off.
+    #[error(transparent)]
+    Dlq(#[from] dlq::DlqError),
     /// `loopy deploy` or `loopy destroy` broke off.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
@@ -132,6 +159,8 @@ impl CommandError {
             Self::Trigger(error) => error.hint(),
             Self::Run(error) => error.hint(),
             Self::Runs(error) => error.hint(),
+            Self::Events(error) => error.hint(),
+            Self::Dlq(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
             Self::Docs(error) => error.hint(),
         }
@@ -149,6 +178,8 @@ fn main() -> ExitCode {
         Command::Trigger(arguments) => trigger::run(arguments, &terminal).map_err(Into::into),
         Command::Run(arguments) => run::run(arguments, &terminal).map_err(Into::into),
         Command::Runs(arguments) => runs::run(arguments, &terminal).map_err(Into::into),
+        Command::Events(arguments) => events::run(arguments, &terminal).map_err(Into::into),
+        Command::Dlq(arguments) => dlq::run(arguments, &terminal).map_err(Into::into),
         Command::Deploy(arguments) => deploy::run(arguments, &terminal).map_err(Into::into),
         Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
         Command::Docs(arguments) => docs::run(arguments, &terminal).map_err(Into::into),

@@ -44,8 +44,13 @@ impl Terminal {
     pub(crate) fn error(self, message: &str, hint: Option<&str>) {
         self.say(&format!("{}: {message}", self.paint(RED, "error")));
         if let Some(hint) = hint {
-            self.say(&format!("\n{}: {hint}", self.paint(CYAN, "hint")));
+            self.hint(hint);
         }
+    }
+
+    /// Writes what to do about what was said last.
+    pub(crate) fn hint(self, text: &str) {
+        self.say(&format!("\n{}: {text}", self.paint(CYAN, "hint")));
     }
 
     fn paint(self, colour: &str, text: &str) -> String {

@@ -3,31 +3,39 @@
 use jiff::Timestamp;
 use loopy_contract::event::Source;
 use loopy_contract::ids::RunId;
-use loopy_engine::run::{HistoryLine, Run, RunStatus, RunSummary, StepState};
+use loopy_engine::run::{
+    Attempt, HistoryLine, Run, RunStatus, RunSummary, StepRun, StepState, Unit,
+};
 use loopy_local::queue::DeadLetter;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// A listing for people, newest first; columns are as wide as they need to be.
 pub(crate) fn table(runs: &[RunSummary], now: Timestamp) -> String {
-    let header = ["RUN", "STATUS", "EVENT", "STARTED", "TOOK", "COST"].map(str::to_owned);
-    let mut rows = vec![header.to_vec()];
-    for run in runs {
-        rows.push(vec![
+    let header = ["RUN", "STATUS", "EVENT", "STARTED", "TOOK", "COST"];
+    let rows = runs.iter().map(|run| {
+        vec![
             run.id.to_string(),
             run.status.clone(),
             run.event.clone(),
             second(run.created_at),
             took(run.created_at, run.ended_at.unwrap_or(now)),
             dollars(run.cost_usd),
-        ]);
-    }
+        ]
+    });
+    columns(&header, rows)
+}
+
+/// Rows below a header, with columns as wide as they need to be.
+pub(crate) fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let header = header.iter().map(|name| (*name).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| Some(row.get(column)?.len()))
-            .max()
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..6).map(|column| width(column).unwrap_or(0)).collect();
+    let count = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..count).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
@@ -46,15 +54,19 @@ pub(crate) fn outcome(run: &Run, now: Timestamp) -> String {
     let took = took(run.created_at, ended);
     let cost = dollars(run.cost_usd());
     let mut text = format!("{}  {}  {took}  {cost}\n", run.id, run.status.name());
-    if let RunStatus::Failed { step, failure } = &run.status {
-        let class = failure.class.name();
-        text.push_str(&format!("  {step} failed ({class}): {}\n", failure.message));
+    match &run.status {
+        RunStatus::Failed { step, failure } => {
+            let class = failure.class.name();
+            text.push_str(&format!("  {step} failed ({class}): {}\n", failure.message));
+        }
+        RunStatus::Cancelled { because } => text.push_str(&format!("  {because}\n")),
+        RunStatus::Denied { step, because } => {
+            text.push_str(&format!("  {step} was denied: {because}\n"));
+        }
+        RunStatus::Running | RunStatus::Parked | RunStatus::Paused | RunStatus::Succeeded => {}
     }
     for (name, step) in &run.steps {
-        text.push_str(&format!("  {name}: {}", step.state.name()));
-        if let StepState::Skipped { because } = &step.state {
-            text.push_str(&format!(" ({because})"));
-        }
+        text.push_str(&format!("  {name}: {}", standing(step)));
         let usages = step
             .attempts
             .iter()
@@ -66,13 +78,102 @@ pub(crate) fn outcome(run: &Run, now: Timestamp) -> String {
             }
         }
         text.push('\n');
-        if let StepState::Succeeded { output, .. } = &step.state {
-            for (field, value) in output {
-                text.push_str(&format!("    {field} = {value}\n"));
-            }
+        if let StepState::Succeeded { output } = &step.state {
+            text.push_str(&fields(output));
         }
     }
     text
+}
+
+/// A line for each field that a step put out; of a step with `each`, with the
+/// item's number before it.
+fn fields(output: &Value) -> String {
+    let lines = |before: &str, output: &Value| -> String {
+        let fields = output.as_object().into_iter().flatten();
+        fields
+            .map(|(field, value)| format!("    {before}{field} = {value}\n"))
+            .collect()
+    };
+    match output {
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| lines(&format!("[{index}] "), item))
+            .collect(),
+        other => lines("", other),
+    }
+}
+
+/// Where a step stands, in a few words.
+fn standing(step: &StepRun) -> String {
+    let mut text = step.state.name().to_owned();
+    if step.iteration > 1 {
+        text.push_str(&format!(", round {}", step.iteration));
+    }
+    match &step.state {
+        StepState::Skipped { because } | StepState::Cancelled { because } => {
+            text.push_str(&format!(" ({because})"));
+        }
+        StepState::AskingBefore { until } => {
+            text.push_str(&asking("whether it may start", *until));
+        }
+        StepState::AskingAfter { until, .. } => {
+            text.push_str(&asking("whether its output counts", *until));
+        }
+        StepState::Working { units } => match units.as_slice() {
+            [unit] => text.push_str(&piece(unit)),
+            units => text.push_str(&pieces(units)),
+        },
+        StepState::Waiting | StepState::Succeeded { .. } | StepState::Failed { .. } => {}
+    }
+    text
+}
+
+fn asking(what: &str, until: Option<Timestamp>) -> String {
+    match until {
+        None => format!(" {what}"),
+        Some(at) => format!(" {what}, until {}", second(at)),
+    }
+}
+
+/// What there is to say of a step's only piece of work, beside its name.
+fn piece(unit: &Unit) -> String {
+    match unit {
+        Unit::Resting { attempt, until } => {
+            format!(" until {}, then attempt {attempt}", second(*until))
+        }
+        Unit::Throttled { since, .. } => format!(" since {}", second(*since)),
+        Unit::Queued { attempt } | Unit::Running { attempt } if *attempt > 1 => {
+            format!(", attempt {attempt}")
+        }
+        Unit::Idle | Unit::Queued { .. } | Unit::Running { .. } | Unit::Succeeded { .. } => {
+            String::new()
+        }
+    }
+}
+
+/// How many pieces of a step's work are how far.
+fn pieces(units: &[Unit]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for unit in units {
+        *counts.entry(unit_name(unit)).or_default() += 1;
+    }
+    let counts = counts
+        .iter()
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect::<Vec<_>>();
+    format!(" ({} items: {})", units.len(), counts.join(", "))
+}
+
+fn unit_name(unit: &Unit) -> &'static str {
+    match unit {
+        Unit::Idle => "idle",
+        Unit::Queued { .. } => "queued",
+        Unit::Resting { .. } => "resting",
+        Unit::Throttled { .. } => "throttled",
+        Unit::Running { .. } => "running",
+        Unit::Succeeded { .. } => "succeeded",
+    }
 }
 
 /// One run for people: what came of it, why it began, and all that happened.
@@ -81,6 +182,11 @@ pub(crate) fn story(run: &Run, now: Timestamp) -> String {
     let mut text = outcome(run, now);
     text.push_str(&format!("event     {} ({})\n", event.name, event.id));
     text.push_str(&format!("from      {}\n", origin(&event.source)));
+    if let Some(origin) = &run.origin {
+        let from = origin.from.as_ref();
+        let from = from.map_or_else(String::new, |step| format!(", from step {step}"));
+        text.push_str(&format!("again     {}{from}\n", origin.run));
+    }
     text.push_str(&format!(
         "cascade   {}, depth {}\n",
         event.cascade, event.depth
@@ -91,13 +197,16 @@ pub(crate) fn story(run: &Run, now: Timestamp) -> String {
     for line in &run.history {
         let at = line.at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
         let step = line.step.as_deref().unwrap_or_default();
-        text.push_str(&format!("  {at}  {step:steps$}  {}\n", happening(line)));
+        text.push_str(&format!(
+            "  {at}  {step:steps$}  {}\n",
+            happening(run, line)
+        ));
     }
     text
 }
 
 /// Who made an event.
-fn origin(source: &Source) -> String {
+pub(crate) fn origin(source: &Source) -> String {
     match source {
         Source::Sensor { sensor, delivery } => format!("sensor {sensor}, delivery {delivery}"),
         Source::Step { run, step } => format!("step {step} of run {run}"),
@@ -107,13 +216,30 @@ fn origin(source: &Source) -> String {
 }
 
 /// What one line of history says, without its step.
-fn happening(line: &HistoryLine) -> String {
+fn happening(run: &Run, line: &HistoryLine) -> String {
     let mut text = line.kind.replace('_', " ");
-    if let Some(attempt) = line.attempt.filter(|attempt| *attempt > 1) {
-        text.push_str(&format!(", attempt {attempt}"));
+    if let Some(number) = line.attempt {
+        let step = line.step.as_deref().unwrap_or_default();
+        text.push_str(&place(number, run.attempt(step, number)));
     }
     if !line.note.is_empty() {
         text.push_str(&format!(": {}", line.note));
+    }
+    text
+}
+
+/// Which attempt it is, of which round and item, as far as that is not plain.
+fn place(number: u32, attempt: Option<&Attempt>) -> String {
+    let mut text = String::new();
+    let (round, item) = attempt.map_or((1, None), |it| (it.iteration, it.item));
+    if round > 1 {
+        text.push_str(&format!(", round {round}"));
+    }
+    if let Some(item) = item {
+        text.push_str(&format!(", item {item}"));
+    }
+    if number > 1 {
+        text.push_str(&format!(", attempt {number}"));
     }
     text
 }
@@ -123,39 +249,62 @@ pub(crate) fn json(run: &Run) -> Value {
     let steps: Map<String, Value> = run
         .steps
         .iter()
-        .map(|(name, step)| {
-            let mut shown = json!({ "state": step.state.name(), "attempts": step.attempts });
-            match &step.state {
-                StepState::Succeeded { output, .. } => shown["output"] = json!(output),
-                StepState::Failed { failure } => shown["failure"] = json!(failure),
-                StepState::Skipped { because } => shown["because"] = json!(because),
-                StepState::Waiting
-                | StepState::Queued { .. }
-                | StepState::Launching { .. }
-                | StepState::Running { .. } => {}
-            }
-            (name.clone(), shown)
-        })
+        .map(|(name, step)| (name.clone(), json_step(step)))
         .collect();
-    let failure = match &run.status {
-        RunStatus::Failed { step, failure } => {
-            json!({ "step": step, "class": failure.class, "message": failure.message })
-        }
-        RunStatus::Running | RunStatus::Succeeded => Value::Null,
-    };
-    json!({
+    let mut shown = json!({
         "id": run.id,
         "workflow": run.workflow,
         "status": run.status.name(),
-        "failure": failure,
+        "failure": null,
         "event": run.event,
+        "origin": run.origin,
         "manifest": run.manifest,
         "created_at": run.created_at,
         "ended_at": run.ended_at,
         "cost_usd": run.cost_usd(),
         "steps": steps,
         "history": run.history,
-    })
+    });
+    match &run.status {
+        RunStatus::Failed { step, failure } => {
+            shown["failure"] =
+                json!({ "step": step, "class": failure.class, "message": failure.message });
+        }
+        RunStatus::Cancelled { because } => shown["because"] = json!(because),
+        RunStatus::Denied { step, because } => {
+            shown["because"] = json!(because);
+            shown["denied"] = json!(step);
+        }
+        RunStatus::Running | RunStatus::Parked | RunStatus::Paused | RunStatus::Succeeded => {}
+    }
+    shown
+}
+
+fn json_step(step: &StepRun) -> Value {
+    let mut shown = json!({
+        "state": step.state.name(),
+        "iteration": step.iteration,
+        "attempts": step.attempts,
+    });
+    match &step.state {
+        StepState::Succeeded { output } => shown["output"] = output.clone(),
+        StepState::Failed { failure } => shown["failure"] = json!(failure),
+        StepState::Skipped { because } | StepState::Cancelled { because } => {
+            shown["because"] = json!(because);
+        }
+        StepState::Working { units } => shown["units"] = json!(units),
+        StepState::AskingBefore { until } => {
+            shown["asks"] = json!("before");
+            shown["until"] = json!(until);
+        }
+        StepState::AskingAfter { until, units } => {
+            shown["asks"] = json!("after");
+            shown["until"] = json!(until);
+            shown["units"] = json!(units);
+        }
+        StepState::Waiting => {}
+    }
+    shown
 }
 
 /// One run of a listing, for machines.
@@ -186,8 +335,8 @@ impl Progress {
         let new = run.history.iter().skip(*shown);
         let lines = new
             .map(|line| match &line.step {
-                Some(step) => format!("{}/{step}  {}", run.id, happening(line)),
-                None => format!("{}  {}", run.id, happening(line)),
+                Some(step) => format!("{}/{step}  {}", run.id, happening(run, line)),
+                None => format!("{}  {}", run.id, happening(run, line)),
             })
             .collect();
         *shown = run.history.len();
@@ -200,7 +349,7 @@ fn dollars(usd: f64) -> String {
 }
 
 /// The second in which it was; rounding would put it into the future.
-fn second(at: Timestamp) -> String {
+pub(crate) fn second(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

@@ -1,21 +1,19 @@
-//! `loopy runs`: what ran and how it went, on this machine or in a stack.
+//! `loopy runs`: what ran and how it went, and what can be asked of a run, on
+//! this machine or in a stack.
 
 use crate::Outcome;
-use crate::deploy::{Aws, runtime};
+use crate::deploy::runtime;
+use crate::orders::{self, OrderError};
 use crate::output::{Format, Terminal};
+use crate::place::{Opened, Place, PlaceError};
 use crate::present;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use loopy_aws::{ConfigError, DynamoStore};
-use loopy_contract::ids::RunId;
-use loopy_engine::ports::{PortError, RunFilter, Store};
-use loopy_engine::run::{Run, RunSummary};
-use loopy_infra::DeployError;
-use loopy_local::State;
-use loopy_local::db::DbError;
-use serde_json::Value;
-use std::io;
-use std::path::PathBuf;
+use loopy_contract::ids::{EventId, RunId};
+use loopy_engine::ports::{PortError, RunFilter};
+use loopy_engine::run::{Run, RunStatus};
+use serde_json::{Value, json};
 
 /// Arguments of `loopy runs`.
 #[derive(Args, Debug)]
@@ -31,24 +29,22 @@ enum Command {
     List(List),
     /// One run: its steps, what they put out, and its history
     Show(Show),
-}
-
-/// Whose runs.
-#[derive(Args, Debug)]
-struct Place {
-    /// The project's folder, for runs on this machine
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = ".",
-        conflicts_with = "stack"
-    )]
-    project: PathBuf,
-    /// The stack's name, for runs in an AWS account
-    #[arg(long, value_name = "NAME")]
-    stack: Option<String>,
-    #[command(flatten)]
-    aws: Aws,
+    /// End a run now; what works is stopped
+    Cancel(orders::Cancel),
+    /// Have a run begin nothing new; what works goes on
+    Pause(orders::Plain),
+    /// Have a paused run go on
+    Resume(orders::Plain),
+    /// Answer a step that waits for a person: it goes on
+    Approve(orders::Answered),
+    /// Answer a step that waits for a person: the run ends
+    Deny(orders::Answered),
+    /// Go over a run again from its beginning, as a new run
+    Rerun(orders::Rerun),
+    /// Go over a run again from one step, as a new run
+    Fork(orders::Fork),
+    /// All that is known of a run, as one JSON document
+    Export(Export),
 }
 
 #[derive(Args, Debug)]
@@ -59,24 +55,13 @@ struct List {
     #[arg(long, value_name = "NAME")]
     workflow: Option<String>,
     /// Only those that stand like this
-    #[arg(long, value_enum)]
-    status: Option<Status>,
+    #[arg(long, value_parser = PossibleValuesParser::new(RunStatus::NAMES))]
+    status: Option<String>,
     /// At most this many
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     limit: usize,
     #[command(flatten)]
     format: Format,
-}
-
-/// How a run stands.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Status {
-    /// Steps are not over
-    Running,
-    /// Every step succeeded or was skipped
-    Succeeded,
-    /// A step failed
-    Failed,
 }
 
 #[derive(Args, Debug)]
@@ -89,30 +74,32 @@ struct Show {
     format: Format,
 }
 
+#[derive(Args, Debug)]
+struct Export {
+    /// The run's id, as `loopy runs list` shows it
+    id: String,
+    #[command(flatten)]
+    place: Place,
+}
+
 /// Why the command broke off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunsError {
     /// There is no such run.
     #[error("there is no run {0}")]
     NoRun(RunId),
-    /// The local state cannot be opened.
+    /// The state cannot be got at.
     #[error(transparent)]
-    Db(#[from] DbError),
-    /// The state cannot be read.
+    Place(#[from] PlaceError),
+    /// What was asked of a run makes no sense.
     #[error(transparent)]
-    Port(#[from] PortError),
-    /// The account is not configured.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The stack cannot be found.
-    #[error(transparent)]
-    Stack(#[from] DeployError),
-    /// The process has no threads or sockets left.
-    #[error("cannot start: {0}")]
-    Runtime(io::Error),
-    /// Stdout is closed.
-    #[error("cannot write to stdout: {0}")]
-    Stdout(io::Error),
+    Order(#[from] OrderError),
+}
+
+impl From<PortError> for RunsError {
+    fn from(error: PortError) -> Self {
+        Self::Place(error.into())
+    }
 }
 
 impl RunsError {
@@ -120,70 +107,51 @@ impl RunsError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::NoRun(_) => Some("`loopy runs list` shows the runs there are".to_owned()),
-            Self::Db(DbError::Missing(_)) => Some(
-                "name the project's folder with --project, or a deployed stack with --stack"
-                    .to_owned(),
-            ),
-            Self::Stack(error) => error.hint(),
-            Self::Db(_) | Self::Port(_) | Self::Config(_) | Self::Runtime(_) | Self::Stdout(_) => {
-                None
-            }
-        }
-    }
-}
-
-/// State that can be read, wherever it is.
-enum Reader {
-    Local(State),
-    Deployed(DynamoStore),
-}
-
-impl Reader {
-    async fn open(place: &Place) -> Result<Self, RunsError> {
-        let Some(stack) = &place.stack else {
-            return Ok(Self::Local(State::open(&place.project)?));
-        };
-        let config = place.aws.connection().resolve().await?;
-        Ok(Self::Deployed(loopy_infra::store(&config, stack).await?))
-    }
-
-    async fn list(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError> {
-        match self {
-            Self::Local(state) => state.runs(filter).await,
-            Self::Deployed(store) => store.list(filter).await,
-        }
-    }
-
-    async fn show(&self, id: &RunId) -> Result<Option<Run>, PortError> {
-        match self {
-            Self::Local(state) => state.run(id).await,
-            Self::Deployed(store) => Ok(store.load(id).await?.map(|stored| stored.run)),
+            Self::Place(error) => error.hint(),
+            Self::Order(error) => error.hint(),
         }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, RunsError> {
-    let runtime = runtime().map_err(RunsError::Runtime)?;
-    let text = runtime.block_on(async {
-        match &arguments.command {
-            Command::List(list) => listed(list).await,
-            Command::Show(show) => shown(show).await,
-        }
-    })?;
-    terminal.data(&text).map_err(RunsError::Stdout)?;
-    Ok(Outcome::Fine)
+    let runtime = runtime().map_err(PlaceError::Start)?;
+    runtime.block_on(async {
+        let text = match &arguments.command {
+            Command::List(list) => listed(list).await?,
+            Command::Show(show) => shown(show).await?,
+            Command::Export(export) => exported(export).await?,
+            Command::Cancel(order) => return order.give(*terminal).await,
+            Command::Pause(order) => return order.pause(*terminal).await,
+            Command::Resume(order) => return order.resume(*terminal).await,
+            Command::Approve(order) => return order.give(true, *terminal).await,
+            Command::Deny(order) => return order.give(false, *terminal).await,
+            Command::Rerun(order) => return order.give(*terminal).await,
+            Command::Fork(order) => return order.give(*terminal).await,
+        };
+        terminal.data(&text).map_err(PlaceError::Stdout)?;
+        Ok(Outcome::Fine)
+    })
+}
+
+/// The run with this id.
+///
+/// # Errors
+/// [`RunsError::NoRun`] when there is none.
+pub(crate) async fn found(opened: &Opened, id: &str) -> Result<Run, RunsError> {
+    let id = RunId(id.to_owned());
+    let found = opened.run(&id).await?;
+    found.ok_or(RunsError::NoRun(id))
 }
 
 async fn listed(list: &List) -> Result<String, RunsError> {
-    let reader = Reader::open(&list.place).await?;
-    let status = list.status.as_ref().and_then(Status::to_possible_value);
+    let opened = list.place.open().await?;
     let filter = RunFilter {
         workflow: list.workflow.clone(),
-        status: status.map(|status| status.get_name().to_owned()),
+        status: list.status.clone(),
         limit: list.limit,
     };
-    let runs = reader.list(&filter).await?;
+    let runs = opened.runs(&filter).await?;
     Ok(if list.format.is_json() {
         present::document(&runs.iter().map(present::listed).collect::<Value>())
     } else {
@@ -192,14 +160,40 @@ async fn listed(list: &List) -> Result<String, RunsError> {
 }
 
 async fn shown(show: &Show) -> Result<String, RunsError> {
-    let reader = Reader::open(&show.place).await?;
-    let id = RunId(show.id.clone());
-    let Some(run) = reader.show(&id).await? else {
-        return Err(RunsError::NoRun(id));
-    };
+    let opened = show.place.open().await?;
+    let run = found(&opened, &show.id).await?;
     Ok(if show.format.is_json() {
         present::document(&present::json(&run))
     } else {
         present::story(&run, Timestamp::now())
     })
+}
+
+/// The run as it is stored, the events that it came from and made with what
+/// became of them, and what was given up of it.
+async fn exported(export: &Export) -> Result<String, RunsError> {
+    let opened = export.place.open().await?;
+    let run = found(&opened, &export.id).await?;
+    let mut events = Vec::new();
+    let made = run
+        .history
+        .iter()
+        .filter(|line| line.kind == "event_emitted");
+    let made = made.filter_map(|line| {
+        let (_, id) = line.note.rsplit_once(" (")?;
+        Some(EventId(id.strip_suffix(')')?.to_owned()))
+    });
+    let ids: Vec<EventId> = std::iter::once(run.event.id.clone()).chain(made).collect();
+    for id in &ids {
+        events.extend(opened.event(id).await?);
+    }
+    let mut letters = opened.dead_letters().await?;
+    letters.retain(|letter| {
+        letter.is_about(run.id.as_str()) || ids.iter().any(|id| letter.is_about(id.as_str()))
+    });
+    Ok(present::document(&json!({
+        "run": run,
+        "events": events,
+        "dead_letters": letters,
+    })))
 }

@@ -13,7 +13,8 @@ use loopy_contract::manifest::Manifest;
 use loopy_contract::report::FailureClass;
 use loopy_engine::SubmitError;
 use loopy_engine::ports::PortError;
-use loopy_engine::run::RunStatus;
+use loopy_engine::record::{Decision, EventRecord};
+use loopy_engine::run::{Run, RunStatus};
 use loopy_local::db::DbError;
 use loopy_local::{Cascade, FollowError, LocalHome, OpenError, State};
 use serde_json::{Map, Value, json};
@@ -126,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         return Err(TriggerError::Unheard(event.name));
     }
     let runtime = home::runtime().map_err(TriggerError::Start)?;
-    let cascade = runtime.block_on(async {
+    let (cascade, record) = runtime.block_on(async {
         let interrupted = home::interrupted().map_err(TriggerError::Start)?;
         tokio::select! {
             cascade = through(arguments, &project, &event, *terminal) => cascade,
@@ -136,6 +137,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
     let text = if arguments.format.is_json() {
         present::document(&json!({
             "event": event,
+            "outcomes": record.as_ref().map(|record| &record.outcomes),
             "runs": cascade.runs.iter().map(present::json).collect::<Vec<_>>(),
             "dead_letters": cascade.dead_letters.iter().map(present::dead_letter).collect::<Vec<_>>(),
         }))
@@ -151,7 +153,15 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             letter.queue, letter.reason
         ));
     }
-    Ok(outcome(&cascade))
+    for run in &cascade.runs {
+        if run.status == RunStatus::Parked {
+            terminal.hint(&format!(
+                "`loopy runs approve {}` has it go on, `deny` ends it",
+                run.id
+            ));
+        }
+    }
+    Ok(outcome(&cascade, record.as_ref()))
 }
 
 /// Brings the event, and what it sets off, to the end: in this process, or in
@@ -161,7 +171,7 @@ async fn through(
     project: &Project,
     event: &Event,
     terminal: Terminal,
-) -> Result<Cascade, TriggerError> {
+) -> Result<(Cascade, Option<EventRecord>), TriggerError> {
     let mut progress = Progress::default();
     let mut accepted = false;
     loop {
@@ -170,7 +180,9 @@ async fn through(
             .map_err(TriggerError::Start)?;
         let error = match LocalHome::open(options).await {
             Ok(home) => {
-                return here(home, event, accepted, &mut progress, terminal).await;
+                let state = home.state();
+                let cascade = here(home, event, accepted, &mut progress, terminal).await?;
+                return Ok((cascade, became(&state, event, terminal).await?));
             }
             Err(error) => error,
         };
@@ -196,11 +208,32 @@ async fn through(
         }
         let show = |cascade: &Cascade| show(cascade, &mut progress, terminal);
         match state.follow(&event.cascade, show).await {
-            Ok(cascade) => return Ok(cascade),
+            Ok(cascade) => return Ok((cascade, became(&state, event, terminal).await?)),
             Err(FollowError::Unserved) => terminal.say("that process is gone; going on here"),
             Err(FollowError::Port(error)) => return Err(error.into()),
         }
     }
+}
+
+/// What became of the event; said where it started nothing.
+async fn became(
+    state: &State,
+    event: &Event,
+    terminal: Terminal,
+) -> Result<Option<EventRecord>, TriggerError> {
+    let record = state.event(&event.id).await?;
+    let outcomes = record.iter().flat_map(|record| &record.outcomes);
+    for (workflow, outcome) in outcomes {
+        let decision = &outcome.decision;
+        if !matches!(decision, Decision::Started { .. }) {
+            let name = decision.name();
+            terminal.say(&format!(
+                "{workflow}  event {name}: {}",
+                decision.sentence()
+            ));
+        }
+    }
+    Ok(record)
 }
 
 /// Drives the project in this process until the event's cascade, and those that
@@ -253,22 +286,45 @@ fn show(cascade: &Cascade, progress: &mut Progress, terminal: Terminal) {
     }
 }
 
-/// How the command ends: a budget tells more than a failure.
-fn outcome(cascade: &Cascade) -> Outcome {
-    let mut outcome = Outcome::Fine;
+/// How the command ends: as the run that has most to tell. A budget tells more
+/// than a failure, and a failure more than a person.
+fn outcome(cascade: &Cascade, record: Option<&EventRecord>) -> Outcome {
+    let refused = record
+        .iter()
+        .flat_map(|record| record.outcomes.values())
+        .any(|outcome| matches!(outcome.decision, Decision::Refused { .. }));
+    let mut outcomes: Vec<Outcome> = cascade.runs.iter().map(of_run).collect();
+    if refused {
+        outcomes.push(Outcome::OverBudget);
+    }
     if !cascade.dead_letters.is_empty() {
-        outcome = Outcome::RunFailed;
+        outcomes.push(Outcome::RunFailed);
     }
-    for run in &cascade.runs {
-        match &run.status {
-            RunStatus::Failed { failure, .. } if failure.class == FailureClass::Budget => {
-                return Outcome::OverBudget;
-            }
-            RunStatus::Failed { .. } => outcome = Outcome::RunFailed,
-            RunStatus::Running | RunStatus::Succeeded => {}
-        }
+    [
+        Outcome::OverBudget,
+        Outcome::NoProgress,
+        Outcome::RunFailed,
+        Outcome::Denied,
+        Outcome::Parked,
+    ]
+    .into_iter()
+    .find(|outcome| outcomes.contains(outcome))
+    .unwrap_or(Outcome::Fine)
+}
+
+/// What one run has to tell.
+fn of_run(run: &Run) -> Outcome {
+    match &run.status {
+        RunStatus::Failed { failure, .. } => match failure.class {
+            FailureClass::Budget => Outcome::OverBudget,
+            FailureClass::NoProgress => Outcome::NoProgress,
+            _ => Outcome::RunFailed,
+        },
+        RunStatus::Cancelled { .. } => Outcome::RunFailed,
+        RunStatus::Denied { .. } => Outcome::Denied,
+        RunStatus::Parked | RunStatus::Paused => Outcome::Parked,
+        RunStatus::Running | RunStatus::Succeeded => Outcome::Fine,
     }
-    outcome
 }
 
 /// The event that the arguments describe, under an id of its own.

@@ -1,7 +1,8 @@
-//! The grammar of `cron("…", tz=Zone)` triggers.
+//! The grammar of `cron("…", tz=Zone, catch_up=once)` triggers.
 
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZoneDatabase;
+use loopy_contract::manifest::CatchUp;
 use std::sync::LazyLock;
 
 /// A schedule that was read.
@@ -9,6 +10,7 @@ use std::sync::LazyLock;
 pub(crate) struct Schedule {
     pub(crate) expr: String,
     pub(crate) tz: Option<String>,
+    pub(crate) catch_up: CatchUp,
 }
 
 /// Why a trigger is no schedule.
@@ -32,7 +34,11 @@ pub(crate) fn is_cron(text: &str) -> bool {
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<Schedule, Refusal> {
-    let (expr, zone) = split(text).ok_or_else(|| Refusal {
+    let Parts {
+        expr,
+        zone,
+        catch_up,
+    } = split(text).ok_or_else(|| Refusal {
         message: format!("`{text}` is not a schedule"),
         hint: Some(
             "write cron(\"0 9 * * 1-5\") or cron(\"0 9 * * 1-5\", tz=Europe/Berlin)".to_owned(),
@@ -64,31 +70,66 @@ pub(crate) fn parse(text: &str) -> Result<Schedule, Refusal> {
             Some(known.iana_name().unwrap_or(zone).to_owned())
         }
     };
+    let catch_up = match catch_up {
+        None | Some("skip") => CatchUp::Skip,
+        Some("once") => CatchUp::Once,
+        Some(other) => {
+            return Err(Refusal {
+                message: format!("`catch_up` is `{other}`, and can be `skip` or `once`"),
+                hint: Some(
+                    "`once` makes up for the last firing that was missed; `skip` for none"
+                        .to_owned(),
+                ),
+            });
+        }
+    };
     Ok(Schedule {
         expr: expr.to_owned(),
         tz,
+        catch_up,
     })
 }
 
-/// Expression and zone of `cron("expr", tz=zone)`; the zone may be quoted.
-fn split(text: &str) -> Option<(&str, Option<&str>)> {
+/// What `cron("expr", name=value, …)` says; a value may be quoted.
+struct Parts<'a> {
+    expr: &'a str,
+    zone: Option<&'a str>,
+    catch_up: Option<&'a str>,
+}
+
+/// Takes a schedule apart; `None` when it has another shape.
+fn split(text: &str) -> Option<Parts<'_>> {
     let inner = text.strip_prefix("cron(")?.strip_suffix(')')?.trim();
     let (expr, rest) = inner.strip_prefix('"')?.split_once('"')?;
+    let mut parts = Parts {
+        expr,
+        zone: None,
+        catch_up: None,
+    };
     let rest = rest.trim();
     if rest.is_empty() {
-        return Some((expr, None));
+        return Some(parts);
     }
-    let zone = rest
-        .strip_prefix(',')?
-        .trim_start()
-        .strip_prefix("tz")?
-        .trim_start();
-    let zone = zone.strip_prefix('=')?.trim();
-    let zone = ['"', '\'']
-        .into_iter()
-        .find_map(|quote| zone.strip_prefix(quote)?.strip_suffix(quote))
-        .unwrap_or(zone);
-    (!zone.is_empty() && !zone.contains([')', '"', '\''])).then_some((expr, Some(zone)))
+    for option in rest.strip_prefix(',')?.split(',') {
+        let (name, value) = option.split_once('=')?;
+        let value = value.trim();
+        let value = ['"', '\'']
+            .into_iter()
+            .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
+            .unwrap_or(value);
+        if value.is_empty() || value.contains([')', '"', '\'']) {
+            return None;
+        }
+        let place = match name.trim() {
+            "tz" => &mut parts.zone,
+            "catch_up" => &mut parts.catch_up,
+            _ => return None,
+        };
+        if place.replace(value).is_some() {
+            return None;
+        }
+    }
+    Some(parts)
 }
 
 #[cfg(test)]
@@ -122,7 +163,12 @@ mod tests {
                 (expr, tz),
                 "{text}"
             );
+            assert_eq!(read.catch_up, CatchUp::Skip, "{text}");
         }
+        let text = "cron(\"0 3 * * *\", catch_up=once, tz=UTC)";
+        let read = parse(text).unwrap();
+        assert_eq!(read.catch_up, CatchUp::Once);
+        assert_eq!(read.tz.as_deref(), Some("UTC"));
     }
 
     #[test]
@@ -140,6 +186,9 @@ mod tests {
             "cron(\"0 3 * * *\", tz=)",
             "cron(\"0 3 * * *\") x",
             "cron(\"\")",
+            "cron(\"0 3 * * *\", catch_up=all)",
+            "cron(\"0 3 * * *\", tz=UTC, tz=UTC)",
+            "cron(\"0 3 * * *\", tz=UTC,)",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -313,6 +313,7 @@ impl Reader<'_> {
                 let trigger = Trigger::Cron {
                     expr: schedule.expr,
                     tz: schedule.tz,
+                    catch_up: schedule.catch_up,
                 };
                 TriggerDraft::Read(trigger, span)
             }

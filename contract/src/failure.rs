@@ -21,17 +21,20 @@ pub enum FailureClass {
     Sandbox,
     /// The sandbox went away without a report.
     Lost,
+    /// A `loop` came to its end without its condition holding.
+    NoProgress,
 }
 
 impl FailureClass {
     /// All of them, in the order the documentation lists them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Crash,
         Self::Timeout,
         Self::Output,
         Self::Budget,
         Self::Sandbox,
         Self::Lost,
+        Self::NoProgress,
     ];
 
     /// The name as written in a project and shown to people.
@@ -43,6 +46,7 @@ impl FailureClass {
             Self::Budget => "budget",
             Self::Sandbox => "sandbox",
             Self::Lost => "lost",
+            Self::NoProgress => "no_progress",
         }
     }
 

@@ -99,6 +99,14 @@ impl RunId {
             derive(&["run", workflow, event.as_str()], 16)
         ))
     }
+
+    /// The run that goes over `original` again because of the command `command`.
+    pub fn again(workflow: &str, original: &Self, command: &str) -> Self {
+        Self(format!(
+            "{workflow}-{}",
+            derive(&["again", original.as_str(), command], 16)
+        ))
+    }
 }
 
 impl EventId {

@@ -421,7 +421,32 @@ pub enum Trigger {
         expr: String,
         /// IANA zone; UTC when absent.
         tz: Option<String>,
+        /// What happens to firings that were missed.
+        #[serde(default, skip_serializing_if = "CatchUp::is_skip")]
+        catch_up: CatchUp,
     },
+}
+
+/// What happens to the firings of a schedule that were missed, because nothing
+/// served the project.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CatchUp {
+    /// Nothing.
+    #[default]
+    Skip,
+    /// The last of them fires, once.
+    Once,
+}
+
+impl CatchUp {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands over a reference"
+    )]
+    fn is_skip(&self) -> bool {
+        *self == Self::Skip
+    }
 }
 
 /// One sandbox an item.

@@ -149,14 +149,20 @@ pub struct Envelope {
     pub body: String,
     /// The references in the body.
     pub refs: Vec<Ref>,
-    /// What each reference stands for, by producer and field.
-    pub values: BTreeMap<String, Map<String, Value>>,
+    /// What the references stand for, by producer: a map of fields, or, for a
+    /// step with `each`, the list of its outputs. The name that `each` gives an
+    /// item stands for the item.
+    pub values: BTreeMap<String, Value>,
     /// The producers whose values may hold a stranger's text.
     pub untrusted: BTreeSet<String>,
     /// What the step has to put out.
     pub output: Contract,
     /// What it has to emit, by event name.
     pub emits: BTreeMap<String, Contract>,
+    /// Of those, the ones it may leave out: a condition, looked at once the
+    /// result is there, decides whether they count.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub emits_optional: BTreeSet<String>,
     /// The sandbox's environment variables. Secrets; never logged.
     pub env: BTreeMap<String, String>,
     /// Repositories to clone into the workspace.
@@ -169,10 +175,32 @@ pub struct Envelope {
     pub usd: Option<f64>,
     /// Model turns it may take, if capped.
     pub turns: Option<u32>,
+    /// Model tokens it may use, if capped.
+    #[serde(default)]
+    pub tokens: Option<u64>,
+    /// The round of a `loop` this attempt belongs to; counted from 1.
+    #[serde(default = "first")]
+    pub iteration: u32,
     /// Seconds between heartbeats.
     pub heartbeat_seconds: u64,
     /// What went wrong in the attempt before this one.
     pub last_failure: Option<Failure>,
+    /// What the step that sent the work back put out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<Feedback>,
+}
+
+/// Why a `loop` went back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// The step that has the `loop`.
+    pub step: String,
+    /// What it put out in the round before.
+    pub output: Value,
+}
+
+fn first() -> u32 {
+    1
 }
 
 /// A sign of life.

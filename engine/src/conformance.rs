@@ -2,6 +2,7 @@
 //! store that passes it can stand behind the engine.
 
 use crate::ports::{Commit, PortError, RunFilter, Store};
+use crate::record::{Decision, EventFilter, EventOutcome, EventRecord};
 use crate::run::{Run, RunStatus};
 use crate::transition;
 use jiff::{SignedDuration, Timestamp};
@@ -9,6 +10,7 @@ use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::EventId;
 use loopy_contract::manifest::Manifest;
 use serde_json::{Map, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A promise that a store does not keep.
@@ -68,13 +70,21 @@ pub async fn store(store: Arc<dyn Store>, now: Timestamp, salt: &str) -> Result<
         "an unknown run is none",
         store.load(&run.id).await?.is_none(),
     )?;
-    promise(
-        "a first create is version 1",
-        store.create(&run).await? == Commit::Done(1),
-    )?;
+    // What is given back is what stands there: a store may have performed some of
+    // the effects, and nothing else.
+    let run = match store.create(run.clone()).await? {
+        Commit::Done(stored) => {
+            promise("a first create is version 1", stored.version == 1)?;
+            let mut bare = stored.run.clone();
+            bare.pending.clone_from(&run.pending);
+            promise("only effects are taken out of a run", bare == run)?;
+            stored.run
+        }
+        Commit::Conflict => return Err(Broken::Promise("a first create stands")),
+    };
     promise(
         "a second create conflicts",
-        store.create(&run).await? == Commit::Conflict,
+        conflicts(store.create(run.clone()).await?),
     )?;
     let stored = store
         .load(&run.id)
@@ -88,17 +98,17 @@ pub async fn store(store: Arc<dyn Store>, now: Timestamp, salt: &str) -> Result<
     let mut next = run.clone();
     next.status = RunStatus::Succeeded;
     next.ended_at = Some(later(1));
-    promise(
-        "a commit on the version stands",
-        store.commit(&next, 1).await? == Commit::Done(2),
-    )?;
+    match store.commit(next.clone(), 1).await? {
+        Commit::Done(stored) => promise("a commit counts the version up", stored.version == 2)?,
+        Commit::Conflict => return Err(Broken::Promise("a commit on the version stands")),
+    }
     promise(
         "a stale commit conflicts",
-        store.commit(&run, 1).await? == Commit::Conflict,
+        conflicts(store.commit(run.clone(), 1).await?),
     )?;
     promise(
         "a version ahead conflicts",
-        store.commit(&run, 7).await? == Commit::Conflict,
+        conflicts(store.commit(run.clone(), 7).await?),
     )?;
     let stored = store
         .load(&run.id)
@@ -111,19 +121,20 @@ pub async fn store(store: Arc<dyn Store>, now: Timestamp, salt: &str) -> Result<
     let absent = sample("alpha", &format!("{salt}-absent"), now)?;
     promise(
         "an absent run conflicts",
-        store.commit(&absent, 1).await? == Commit::Conflict,
+        conflicts(store.commit(absent, 1).await?),
     )?;
 
     let contested = sample("alpha", &format!("{salt}-2"), later(10))?;
-    store.create(&contested).await?;
+    store.create(contested.clone()).await?;
     let mut won = 0_u32;
-    for outcome in futures::future::join_all((0..8).map(|_| store.commit(&contested, 1))).await {
-        won = won.saturating_add(u32::from(outcome? == Commit::Done(2)));
+    let all = (0..8).map(|_| store.commit(contested.clone(), 1));
+    for outcome in futures::future::join_all(all).await {
+        won = won.saturating_add(u32::from(!conflicts(outcome?)));
     }
     promise("of concurrent commits exactly one stands", won == 1)?;
 
     let other = sample("beta", &format!("{salt}-3"), later(20))?;
-    store.create(&other).await?;
+    store.create(other.clone()).await?;
     let list = |workflow: Option<&str>, status: Option<&str>, limit| RunFilter {
         workflow: workflow.map(str::to_owned),
         status: status.map(str::to_owned),
@@ -163,5 +174,119 @@ pub async fn store(store: Arc<dyn Store>, now: Timestamp, salt: &str) -> Result<
     promise(
         "a watermark is the last one set",
         store.watermark(&mark).await? == Some(later(5)),
-    )
+    )?;
+    documents(&*store, later(3600), salt).await?;
+    events(&*store, now, salt).await
+}
+
+fn conflicts(commit: Commit) -> bool {
+    matches!(commit, Commit::Conflict)
+}
+
+async fn documents(store: &dyn Store, expires: Timestamp, salt: &str) -> Result<(), Broken> {
+    // As long as names of runs and steps can make it.
+    let key = format!("{salt}/{}/ü \u{1f600}", "key".repeat(700));
+    promise(
+        "an unknown document is none",
+        store.document(&key).await?.is_none(),
+    )?;
+    let write = |text: &'static str, expected| store.write_document(&key, text, expected, expires);
+    promise(
+        "one that must be there is not made",
+        !write("\"a\"", Some(1)).await?,
+    )?;
+    promise(
+        "one that must not be there is made",
+        write("\"a\"", Some(0)).await?,
+    )?;
+    promise("it is not made twice", !write("\"b\"", Some(0)).await?)?;
+    let found = store.document(&key).await?;
+    promise(
+        "a document comes back as it was",
+        found.is_some_and(|found| found.text == "\"a\"" && found.version == 1),
+    )?;
+    promise("the version lets through", write("\"c\"", Some(1)).await?)?;
+    promise("an old version does not", !write("\"d\"", Some(1)).await?)?;
+    promise(
+        "without a version it is written",
+        write("\"e\"", None).await?,
+    )?;
+    let found = store.document(&key).await?;
+    promise(
+        "each write counts the version up",
+        found.is_some_and(|found| found.text == "\"e\"" && found.version == 3),
+    )?;
+    let other = format!("{key}-");
+    promise(
+        "another key is another document",
+        store.document(&other).await?.is_none(),
+    )?;
+    promise(
+        "without a version it is made",
+        store.write_document(&other, "1", None, expires).await?,
+    )?;
+    let mut won = 0_u32;
+    let all = (0..8).map(|_| store.write_document(&other, "2", Some(1), expires));
+    for outcome in futures::future::join_all(all).await {
+        won = won.saturating_add(u32::from(outcome?));
+    }
+    promise("of concurrent writes exactly one stands", won == 1)
+}
+
+async fn events(store: &dyn Store, now: Timestamp, salt: &str) -> Result<(), Broken> {
+    let record = |id: &str, name: &str, seconds| {
+        let at = now
+            .checked_add(SignedDuration::from_secs(seconds))
+            .unwrap_or(now);
+        let id = EventId::from(format!("{salt}-{id}").as_str());
+        EventRecord {
+            event: Event::root(id, name.to_owned(), Map::new(), Source::Hand, at),
+            recorded_at: at,
+            outcomes: BTreeMap::new(),
+        }
+    };
+    let one = record("one", "Go", 0);
+    promise(
+        "an unknown event is none",
+        store.event(&one.event.id).await?.is_none(),
+    )?;
+    promise(
+        "an event is written once",
+        store.write_event(&one, 0).await?,
+    )?;
+    promise("and not twice", !store.write_event(&one, 0).await?)?;
+    let mut more = one.clone();
+    let decision = Decision::Refused {
+        because: "x".to_owned(),
+    };
+    more.outcomes
+        .insert("w".to_owned(), EventOutcome { at: now, decision });
+    promise(
+        "its version lets through",
+        store.write_event(&more, 1).await?,
+    )?;
+    promise(
+        "an old version does not",
+        !store.write_event(&one, 1).await?,
+    )?;
+    promise(
+        "an event comes back as it was written last",
+        store.event(&one.event.id).await? == Some((more.clone(), 2)),
+    )?;
+    let (two, three) = (record("two", "Stop", 1), record("three", "Go", 2));
+    store.write_event(&two, 0).await?;
+    store.write_event(&three, 0).await?;
+    let list = |name: Option<&str>, limit| {
+        let name = name.map(str::to_owned);
+        EventFilter { name, limit }
+    };
+    let all = store.events(&list(None, 10)).await?;
+    promise(
+        "events are listed newest first",
+        all == [three.clone(), two, more.clone()],
+    )?;
+    let go = store.events(&list(Some("Go"), 10)).await?;
+    promise("they are filtered by name", go == [three.clone(), more])?;
+    let first = store.events(&list(None, 1)).await?;
+    promise("a list of events keeps to its limit", first == [three])
 }

@@ -1,70 +1,166 @@
 //! The driver, always in this order: load run and version, transition, commit
 //! if the version still stands, perform effects, and only then let the caller
 //! acknowledge the message.
+//!
+//! What it committed last it keeps in memory, so that the next input of the same
+//! run need not be preceded by a read. That is safe: a commit on top of a state
+//! that is no longer the last one is refused by its version, and an input that
+//! seems to change nothing is looked at again over a state freshly read.
 
 use crate::message::Message;
-use crate::ports::{Commit, Launch, LaunchError, LaunchSpec, PortError, Ports};
-use crate::run::{Effect, Run};
+use crate::outgoing::{Outgoing, outgoing};
+use crate::ports::{Commit, Launch, LaunchError, LaunchSpec, PortError, Ports, Stored};
+use crate::run::{Effect, Pending, Run};
 use crate::token;
-use crate::transition::{self, Input, LAUNCH_GRACE_SECONDS};
+use crate::transition::{self, Input, LAUNCH_GRACE_SECONDS, launch_token};
 use loopy_contract::event::Event;
-use loopy_contract::ids::{RunId, derive};
+use loopy_contract::ids::RunId;
 use loopy_contract::manifest::Manifest;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How often a commit is tried again when others commit in between. Past it
 /// the message is left to its redelivery.
 const MAX_CONFLICTS: u32 = 20;
 
+/// How many runs are kept in memory.
+const MAX_KEPT: usize = 4096;
+
 /// Drives runs over the ports of one home.
 #[derive(Clone)]
 pub(crate) struct Driver {
     pub(crate) ports: Arc<Ports>,
+    kept: Arc<Mutex<HashMap<RunId, Slot>>>,
+}
+
+/// The last committed state of one run, as far as this process knows it, without
+/// the effects it has performed. Whoever holds it applies an input.
+type Slot = Arc<tokio::sync::Mutex<Option<Stored>>>;
+
+/// What became of an input.
+pub(crate) struct Applied {
+    /// The run after it.
+    pub(crate) run: Run,
+    /// Whether it made a difference.
+    pub(crate) changed: bool,
 }
 
 impl Driver {
+    pub(crate) fn new(ports: Arc<Ports>) -> Self {
+        Self {
+            ports,
+            kept: Arc::default(),
+        }
+    }
+
     /// Starts (or finds) the run of `event` in `workflow` and hands off its entry.
     pub(crate) async fn start(
         &self,
-        manifest: &Manifest,
+        manifest: &Arc<Manifest>,
         workflow: &str,
         event: &Event,
     ) -> Result<(), PortError> {
         let now = self.ports.clock.now();
-        let Some(run) = transition::begin(manifest, workflow, event, now) else {
-            return Ok(());
-        };
-        match self.ports.store.create(&run).await? {
-            Commit::Done(_) => {
-                tracing::info!(run = %run.id, workflow, event = %event.name, "run started");
-                let manifest = Arc::new(manifest.clone());
-                self.perform(manifest, run, &Input::Start).await
+        match transition::begin(manifest, workflow, event, now) {
+            None => Ok(()),
+            Some(run) => self.create(manifest, run).await,
+        }
+    }
+
+    /// Makes a run, unless it is there, and performs its first effects.
+    pub(crate) async fn create(&self, manifest: &Arc<Manifest>, run: Run) -> Result<(), PortError> {
+        let id = run.id.clone();
+        match self.ports.store.create(run).await? {
+            Commit::Done(stored) => {
+                let run = &stored.run;
+                tracing::info!(%id, workflow = run.workflow, event = %run.event.name, "run started");
+                self.keep(&id, (*stored).clone()).await;
+                self.perform(manifest, &stored, &Input::Start.cause()).await
             }
-            Commit::Conflict => self.apply(&run.id, Input::Start).await.map(|_| ()),
+            Commit::Conflict => self.apply(&id, Input::Start).await.map(|_| ()),
         }
     }
 
     /// Applies an input to a run and performs what follows. Gives back the run,
     /// or `None` when there is no such run.
-    pub(crate) async fn apply(&self, id: &RunId, input: Input) -> Result<Option<Run>, PortError> {
+    pub(crate) async fn apply(
+        &self,
+        id: &RunId,
+        input: Input,
+    ) -> Result<Option<Applied>, PortError> {
+        let slot = self.slot(id);
+        let mut held = slot.lock().await;
         for _ in 0..MAX_CONFLICTS {
-            let Some(stored) = self.ports.store.load(id).await? else {
-                return Ok(None);
+            let (stored, fresh) = match held.take() {
+                Some(stored) => (stored, false),
+                None => match self.ports.store.load(id).await? {
+                    Some(stored) => (stored, true),
+                    None => return Ok(None),
+                },
             };
             let manifest = self.ports.manifests.get(&stored.run.manifest).await?;
             let now = self.ports.clock.now();
-            let (run, changed) = transition::transition(&manifest, stored.run, &input, now);
-            if changed && self.ports.store.commit(&run, stored.version).await? == Commit::Conflict {
-                continue;
+            let (run, changed) = transition::transition(&manifest, stored.run.clone(), &input, now);
+            if !changed {
+                if !fresh {
+                    continue;
+                }
+                let run = stored.run.clone();
+                *held = Some(stored.clone());
+                drop(held);
+                self.perform(&manifest, &stored, &input.cause()).await?;
+                return Ok(Some(Applied { run, changed }));
             }
-            self.perform(manifest, run.clone(), &input).await?;
-            return Ok(Some(run));
+            let Commit::Done(stored) = self.ports.store.commit(run, stored.version).await? else {
+                continue;
+            };
+            if stored.run.status.is_over() {
+                self.forget(id);
+            } else {
+                *held = Some((*stored).clone());
+            }
+            drop(held);
+            self.perform(&manifest, &stored, &input.cause()).await?;
+            let run = stored.run;
+            return Ok(Some(Applied { run, changed }));
         }
         Err(PortError::new(
             format!("commit run {id}"),
             format!("others committed first {MAX_CONFLICTS} times"),
         ))
+    }
+
+    /// The run as it was last committed.
+    pub(crate) async fn load(&self, id: &RunId) -> Result<Option<Run>, PortError> {
+        let slot = self.slot(id);
+        let mut held = slot.lock().await;
+        let stored = self.ports.store.load(id).await?;
+        let run = stored.as_ref().map(|stored| stored.run.clone());
+        match stored {
+            Some(stored) if !stored.run.status.is_over() => {
+                // What is kept of this very version knows more: which of its
+                // effects were performed.
+                let known = held
+                    .as_ref()
+                    .is_some_and(|kept| kept.version == stored.version);
+                if !known {
+                    *held = Some(stored);
+                }
+            }
+            _ => self.forget(id),
+        }
+        Ok(run)
+    }
+
+    /// The run as this process knows it, or else as it was last committed.
+    pub(crate) async fn recall(&self, id: &RunId) -> Result<Option<Run>, PortError> {
+        let slot = self.slot(id);
+        let kept = slot.lock().await.as_ref().map(|kept| kept.run.clone());
+        match kept {
+            Some(run) => Ok(Some(run)),
+            None => self.load(id).await,
+        }
     }
 
     /// Performs all that is pending, whatever caused it: after a crash, when no
@@ -74,66 +170,75 @@ impl Driver {
             return Ok(());
         };
         let manifest = self.ports.manifests.get(&stored.run.manifest).await?;
-        let run = stored.run;
-        for pending in &run.pending {
-            self.perform_one(&manifest, &run, &pending.effect).await?;
+        for pending in &stored.run.pending {
+            self.perform_one(&manifest, &stored.run, &pending.effect)
+                .await?;
         }
         Ok(())
     }
 
-    /// Performs the effects that this input, or an earlier one of the same
-    /// attempt, left pending; in order.
+    /// Performs the effects that this cause left pending, in order, and
+    /// remembers that it did.
     async fn perform(
         &self,
-        manifest: Arc<Manifest>,
-        run: Run,
-        input: &Input,
+        manifest: &Arc<Manifest>,
+        stored: &Stored,
+        cause: &str,
     ) -> Result<(), PortError> {
-        let cause = input.cause();
-        for pending in run.pending.iter().filter(|pending| pending.cause == cause) {
-            self.perform_one(&manifest, &run, &pending.effect).await?;
+        let due: Vec<&Pending> = stored
+            .run
+            .pending
+            .iter()
+            .filter(|pending| pending.cause == cause)
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        for pending in &due {
+            self.perform_one(manifest, &stored.run, &pending.effect)
+                .await?;
+        }
+        let slot = self.slot(&stored.run.id);
+        if let Some(kept) = slot.lock().await.as_mut()
+            && kept.version == stored.version
+        {
+            kept.run.pending.retain(|pending| {
+                // A launch is only known to be performed when its result comes:
+                // until then a redelivery has to go on with it.
+                matches!(pending.effect, Effect::Launch { .. }) || !due.contains(&pending)
+            });
         }
         Ok(())
     }
 
     async fn perform_one(
         &self,
-        manifest: &Manifest,
+        manifest: &Arc<Manifest>,
         run: &Run,
         effect: &Effect,
     ) -> Result<(), PortError> {
         match effect {
-            Effect::Handoff { step, attempt } => {
-                let message = handoff(run, step, *attempt);
-                self.ports.queues.send(&message, Duration::ZERO).await
-            }
-            Effect::ArmTimeLimit { step, attempt, at } => {
-                let message = Message::TimeLimit {
-                    run: run.id.clone(),
-                    step: step.clone(),
-                    attempt: *attempt,
-                };
-                self.ports
-                    .timers
-                    .arm(&timer_key(run, step, *attempt), *at, &message)
-                    .await
-            }
-            Effect::DisarmTimeLimit { step, attempt } => {
-                self.ports
-                    .timers
-                    .disarm(&timer_key(run, step, *attempt))
-                    .await
-            }
-            Effect::Publish { event } => self.ports.bus.publish(event).await,
-            Effect::Stop { sandbox } => {
-                let message = Message::Stop {
-                    sandbox: sandbox.clone(),
-                };
-                self.ports.queues.send(&message, Duration::ZERO).await
-            }
             Effect::Launch { step, attempt } => {
                 Box::pin(self.launch(manifest, run, step, *attempt)).await
             }
+            Effect::Release { step, attempt } => self.release(manifest, run, step, *attempt).await,
+            other => {
+                let now = self.ports.clock.now();
+                for one in outgoing(run, other, now).into_iter().flatten() {
+                    self.send(manifest, one).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn send(&self, manifest: &Manifest, outgoing: Outgoing) -> Result<(), PortError> {
+        let ports = &self.ports;
+        match outgoing {
+            Outgoing::Send { message, delay } => ports.queues.send(&message, delay).await,
+            Outgoing::Arm { key, at, message } => ports.timers.arm(&key, at, &message).await,
+            Outgoing::Disarm { key } => ports.timers.disarm(&key).await,
+            Outgoing::Publish { event } => self.publish(manifest, &event).await,
         }
     }
 
@@ -144,32 +249,26 @@ impl Driver {
         step: &str,
         attempt: u32,
     ) -> Result<(), PortError> {
-        let input = match self.launch_spec(manifest, run, step, attempt).await? {
-            Err(message) => Input::LaunchFailed {
-                step: step.to_owned(),
-                attempt,
-                message,
-            },
+        let message = match self.launch_spec(manifest, run, step, attempt).await? {
+            Err(message) => message,
             Ok(spec) => match self.ports.sandboxes.launch(&spec).await {
-                Ok(Launch::Started(sandbox)) => Input::Launched {
-                    step: step.to_owned(),
-                    attempt,
-                    sandbox,
-                },
+                Ok(Launch::Started) => return Ok(()),
                 Ok(Launch::Pending(wait)) => {
-                    return self
-                        .ports
-                        .queues
-                        .send(&handoff(run, step, attempt), wait)
-                        .await;
+                    let again = Message::Handoff {
+                        run: run.id.clone(),
+                        step: step.to_owned(),
+                        attempt,
+                    };
+                    return self.ports.queues.send(&again, wait).await;
                 }
-                Err(LaunchError::Refused(message)) => Input::LaunchFailed {
-                    step: step.to_owned(),
-                    attempt,
-                    message,
-                },
+                Err(LaunchError::Refused(message)) => message,
                 Err(LaunchError::Trouble(trouble)) => return Err(trouble),
             },
+        };
+        let input = Input::LaunchFailed {
+            step: step.to_owned(),
+            attempt,
+            message,
         };
         self.apply(&run.id, input).await.map(|_| ())
     }
@@ -207,26 +306,31 @@ impl Driver {
             run: run.id.clone(),
             step: step.to_owned(),
             attempt,
-            client_token: format!(
-                "loopy-{}",
-                derive(&["launch", run.id.as_str(), step, &attempt.to_string()], 32)
-            ),
+            client_token: launch_token(&run.id, step, attempt),
             name,
             sandbox: sandbox.clone(),
             token,
             time_limit: Duration::from_secs(seconds),
         }))
     }
-}
 
-fn handoff(run: &Run, step: &str, attempt: u32) -> Message {
-    Message::Handoff {
-        run: run.id.clone(),
-        step: step.to_owned(),
-        attempt,
+    fn slot(&self, id: &RunId) -> Slot {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_KEPT && !kept.contains_key(id) {
+            // What nobody is using can be read again.
+            kept.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        Arc::clone(kept.entry(id.clone()).or_default())
     }
-}
 
-fn timer_key(run: &Run, step: &str, attempt: u32) -> String {
-    format!("{}/{step}/{attempt}", run.id)
+    fn forget(&self, id: &RunId) {
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+    }
+
+    async fn keep(&self, id: &RunId, stored: Stored) {
+        *self.slot(id).lock().await = Some(stored);
+    }
 }

@@ -2,14 +2,19 @@
 //! call, and the ports a home fills. It does no IO, reads no clock and draws no
 //! random number of its own.
 
+mod admission;
 mod builtin;
+pub mod condition;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod driver;
+pub mod gate;
 mod handlers;
 pub mod memory;
 pub mod message;
+pub mod outgoing;
 pub mod ports;
+pub mod record;
 pub mod run;
 pub mod schedule;
 pub mod sensor_host;

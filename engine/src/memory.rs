@@ -3,13 +3,15 @@
 
 use crate::message::{Message, QueueName};
 use crate::ports::{
-    Bus, Clock, Commit, Manifests, PortError, Queues, RunFilter, Secrets, Store, Stored, Timers,
+    Bus, Clock, Commit, Document, Manifests, PortError, Queues, RunFilter, Secrets, Store, Stored,
+    Timers,
 };
+use crate::record::{EventFilter, EventRecord};
 use crate::run::{Run, RunSummary};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::event::Event;
-use loopy_contract::ids::{ManifestHash, RunId};
+use loopy_contract::ids::{EventId, ManifestHash, RunId};
 use loopy_contract::manifest::{Manifest, Sandbox};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,10 +45,12 @@ impl Clock for ManualClock {
     }
 }
 
-/// Runs, deliveries and watermarks in maps.
+/// Runs, events, documents, deliveries and watermarks in maps.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     runs: Mutex<BTreeMap<RunId, Stored>>,
+    events: Mutex<BTreeMap<EventId, (EventRecord, u64)>>,
+    documents: Mutex<BTreeMap<String, Document>>,
     seen: Mutex<BTreeMap<String, Timestamp>>,
     watermarks: Mutex<BTreeMap<String, Timestamp>>,
 }
@@ -57,6 +61,8 @@ impl MemoryStore {
         Self {
             clock,
             runs: Mutex::default(),
+            events: Mutex::default(),
+            documents: Mutex::default(),
             seen: Mutex::default(),
             watermarks: Mutex::default(),
         }
@@ -69,31 +75,25 @@ impl Store for MemoryStore {
         Ok(lock(&self.runs).get(id).cloned())
     }
 
-    async fn create(&self, run: &Run) -> Result<Commit, PortError> {
+    async fn create(&self, run: Run) -> Result<Commit, PortError> {
         let mut runs = lock(&self.runs);
         if runs.contains_key(&run.id) {
             return Ok(Commit::Conflict);
         }
-        runs.insert(
-            run.id.clone(),
-            Stored {
-                run: run.clone(),
-                version: 1,
-            },
-        );
-        Ok(Commit::Done(1))
+        let stored = Stored { run, version: 1 };
+        runs.insert(stored.run.id.clone(), stored.clone());
+        Ok(Commit::Done(Box::new(stored)))
     }
 
-    async fn commit(&self, run: &Run, version: u64) -> Result<Commit, PortError> {
+    async fn commit(&self, run: Run, version: u64) -> Result<Commit, PortError> {
         let mut runs = lock(&self.runs);
         match runs.get_mut(&run.id) {
             Some(stored) if stored.version == version => {
-                let next = version.saturating_add(1);
                 *stored = Stored {
-                    run: run.clone(),
-                    version: next,
+                    run,
+                    version: version.saturating_add(1),
                 };
-                Ok(Commit::Done(next))
+                Ok(Commit::Done(Box::new(stored.clone())))
             }
             _ => Ok(Commit::Conflict),
         }
@@ -119,6 +119,58 @@ impl Store for MemoryStore {
         runs.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
         runs.truncate(filter.limit);
         Ok(runs)
+    }
+
+    async fn event(&self, id: &EventId) -> Result<Option<(EventRecord, u64)>, PortError> {
+        Ok(lock(&self.events).get(id).cloned())
+    }
+
+    async fn write_event(&self, record: &EventRecord, expected: u64) -> Result<bool, PortError> {
+        let mut events = lock(&self.events);
+        let id = &record.event.id;
+        let version = events.get(id).map_or(0, |(_, version)| *version);
+        if version == expected {
+            events.insert(id.clone(), (record.clone(), version.saturating_add(1)));
+        }
+        Ok(version == expected)
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, PortError> {
+        let mut events: Vec<EventRecord> = lock(&self.events)
+            .values()
+            .map(|(record, _)| record.clone())
+            .filter(|record| {
+                let name = filter.name.as_ref();
+                name.is_none_or(|wanted| record.event.name == *wanted)
+            })
+            .collect();
+        events.sort_by(|a, b| (b.recorded_at, &b.event.id).cmp(&(a.recorded_at, &a.event.id)));
+        events.truncate(filter.limit);
+        Ok(events)
+    }
+
+    async fn document(&self, key: &str) -> Result<Option<Document>, PortError> {
+        Ok(lock(&self.documents).get(key).cloned())
+    }
+
+    async fn write_document(
+        &self,
+        key: &str,
+        text: &str,
+        expected: Option<u64>,
+        _: Timestamp,
+    ) -> Result<bool, PortError> {
+        let mut documents = lock(&self.documents);
+        let version = documents.get(key).map_or(0, |found| found.version);
+        if expected.is_some_and(|expected| expected != version) {
+            return Ok(false);
+        }
+        let document = Document {
+            text: text.to_owned(),
+            version: version.saturating_add(1),
+        };
+        documents.insert(key.to_owned(), document);
+        Ok(true)
     }
 
     async fn seen(&self, delivery: &str) -> Result<bool, PortError> {

@@ -1,10 +1,11 @@
 //! What travels through the queues. A message names its cause; all else is in
 //! the run it names, so a message can be delivered late, twice or out of order.
 
-use crate::run::SandboxRef;
+use crate::run::{Question, SandboxRef};
+use crate::transition::{Command, Edits};
 use jiff::Timestamp;
 use loopy_contract::event::Event;
-use loopy_contract::ids::RunId;
+use loopy_contract::ids::{EventId, RunId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +21,7 @@ pub enum QueueName {
     Events,
     /// Step hand-offs, for `step`.
     Steps,
-    /// Time limits and sandboxes to stop, for `watch`.
+    /// Timers, what people ask of runs, and sandboxes to stop, for `watch`.
     Watch,
 }
 
@@ -94,7 +95,16 @@ pub enum Message {
         /// Counted from 1.
         attempt: u32,
     },
-    /// An attempt's time is over.
+    /// A step's turn, when a queue cannot delay it for so long.
+    Wake {
+        /// The run.
+        run: RunId,
+        /// The step's name in its workflow.
+        step: String,
+        /// Counted from 1.
+        attempt: u32,
+    },
+    /// It is time to look at an attempt's limit.
     TimeLimit {
         /// The run.
         run: RunId,
@@ -103,6 +113,33 @@ pub enum Message {
         /// Counted from 1.
         attempt: u32,
     },
+    /// It is time for an answer to a step's question.
+    Unanswered {
+        /// The run.
+        run: RunId,
+        /// The step's name in its workflow.
+        step: String,
+        /// The round it asked in; counted from 1.
+        iteration: u32,
+        /// What it asked.
+        question: Question,
+    },
+    /// No such event came after this one for as long as a trigger waits.
+    Settled {
+        /// The workflow whose trigger waits.
+        workflow: String,
+        /// The event.
+        event: EventId,
+    },
+    /// Somebody asks something of a run.
+    Command {
+        /// The run.
+        run: RunId,
+        /// What.
+        command: Command,
+    },
+    /// Somebody has a run gone over again.
+    Again(Again),
     /// A sandbox is no longer needed.
     Stop {
         /// Which.
@@ -115,11 +152,37 @@ impl Message {
     pub fn queue(&self) -> QueueName {
         match self {
             Self::Delivery(_) | Self::Poll { .. } => QueueName::Deliveries,
-            Self::Event(_) | Self::Cron { .. } => QueueName::Events,
+            Self::Event(_) | Self::Cron { .. } | Self::Again(_) => QueueName::Events,
             Self::Handoff { .. } => QueueName::Steps,
-            Self::TimeLimit { .. } | Self::Stop { .. } => QueueName::Watch,
+            Self::Wake { .. }
+            | Self::TimeLimit { .. }
+            | Self::Unanswered { .. }
+            | Self::Settled { .. }
+            | Self::Command { .. }
+            | Self::Stop { .. } => QueueName::Watch,
         }
     }
+}
+
+/// A run that goes over another one again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Again {
+    /// The new run.
+    pub id: RunId,
+    /// The one before it.
+    pub original: RunId,
+    /// The step it is taken up at; from the beginning when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What is changed of its inputs.
+    #[serde(default)]
+    pub edits: Edits,
+    /// Begin with the manifest that new runs begin with, not with the one that
+    /// the run before it had.
+    #[serde(default)]
+    pub latest: bool,
+    /// Who asks.
+    pub by: String,
 }
 
 /// A webhook delivery whose signature held.

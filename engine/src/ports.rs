@@ -2,11 +2,12 @@
 //! one implement these and nothing else; the engine knows no home.
 
 use crate::message::{Message, QueueName};
+use crate::record::{EventFilter, EventRecord};
 use crate::run::{Run, RunSummary, SandboxRef};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use loopy_contract::event::Event;
-use loopy_contract::ids::{ManifestHash, RunId};
+use loopy_contract::ids::{EventId, ManifestHash, RunId};
 use loopy_contract::manifest::{Manifest, Sandbox, Sensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -50,12 +51,22 @@ pub struct Stored {
 }
 
 /// What became of a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Commit {
-    /// Durable, under this version.
-    Done(u64),
+    /// Durable, as it is given back here. A store that can perform effects in
+    /// the same transaction has done so with those that are no longer pending.
+    Done(Box<Stored>),
     /// Someone else committed in between (or created the run): load again.
     Conflict,
+}
+
+/// A small piece of state that is not a run: who may go on, what was spent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// JSON.
+    pub text: String,
+    /// Grows by one with each write; the first is 1.
+    pub version: u64,
 }
 
 /// Which runs to list.
@@ -63,7 +74,8 @@ pub enum Commit {
 pub struct RunFilter {
     /// Only this workflow's.
     pub workflow: Option<String>,
-    /// Only those with this status name (`running`, `succeeded`, `failed`).
+    /// Only those with this status name, one of
+    /// [`RunStatus::NAMES`](crate::run::RunStatus::NAMES).
     pub status: Option<String>,
     /// At most this many, newest first.
     pub limit: usize,
@@ -71,16 +83,38 @@ pub struct RunFilter {
 
 /// Run state. One conditional write a transition; nothing is durable until
 /// `create` or `commit` gives back [`Commit::Done`].
+///
+/// The version is what fences: a driver that slept through its lease still holds
+/// the old one, and its commit is refused.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// The run, if there is one; always the last committed state.
     async fn load(&self, id: &RunId) -> Result<Option<Stored>, PortError>;
     /// Writes a run that must not exist yet, as version 1.
-    async fn create(&self, run: &Run) -> Result<Commit, PortError>;
+    async fn create(&self, run: Run) -> Result<Commit, PortError>;
     /// Writes the run if the stored version is still `version`.
-    async fn commit(&self, run: &Run, version: u64) -> Result<Commit, PortError>;
+    async fn commit(&self, run: Run, version: u64) -> Result<Commit, PortError>;
     /// Runs, newest first by creation.
     async fn list(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError>;
+    /// What became of an event, with its version.
+    async fn event(&self, id: &EventId) -> Result<Option<(EventRecord, u64)>, PortError>;
+    /// Writes what became of an event if the stored version is still `expected`;
+    /// 0 when there must be none. False when it is not.
+    async fn write_event(&self, record: &EventRecord, expected: u64) -> Result<bool, PortError>;
+    /// Events, newest first by when they were recorded.
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, PortError>;
+    /// A document, if there is one; always as it was last written.
+    async fn document(&self, key: &str) -> Result<Option<Document>, PortError>;
+    /// Writes a document if the stored version is still `expected`; 0 when there
+    /// must be none, and without it whatever is there. False when it is not. It
+    /// may be removed after `expires`.
+    async fn write_document(
+        &self,
+        key: &str,
+        text: &str,
+        expected: Option<u64>,
+        expires: Timestamp,
+    ) -> Result<bool, PortError>;
     /// Whether this delivery was marked as accepted within the last days.
     async fn seen(&self, delivery: &str) -> Result<bool, PortError>;
     /// Marks a delivery as accepted, until `expires`.
@@ -158,7 +192,9 @@ pub struct LaunchSpec {
     /// Counted from 1.
     pub attempt: u32,
     /// The client token: the same for every launch of this attempt, `[a-z0-9-]`,
-    /// at most 40 characters. A second launch under it finds the first one.
+    /// at most 40 characters. A second launch under it finds the first one, and
+    /// it is the `id` by which [`Sandboxes::stop`] and [`Sandboxes::state`] know
+    /// the sandbox.
     pub client_token: String,
     /// The sandbox's name in the registry.
     pub name: String,
@@ -171,10 +207,10 @@ pub struct LaunchSpec {
 }
 
 /// How far a launch has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Launch {
     /// The runner has been started.
-    Started(SandboxRef),
+    Started,
     /// Still under way; call `launch` again with the same spec after this long.
     Pending(Duration),
 }

@@ -2,16 +2,20 @@
 //! committed but not yet known to be performed. A run is data; nothing is
 //! replayed to rebuild it.
 
+mod stored;
+
+pub use stored::{StoredRunError, read};
+
 use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::{ManifestHash, RunId};
 use loopy_contract::report::{Failure, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The version of the stored shape; readers migrate older ones.
-pub const RUN_SCHEMA: u32 = 1;
+/// The version of the stored shape; [`read`] brings older ones up to it.
+pub const RUN_SCHEMA: u32 = 2;
 
 /// One run of one workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +30,9 @@ pub struct Run {
     pub manifest: ManifestHash,
     /// The event that started it.
     pub event: Event,
+    /// The run it goes over again, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Where it stands.
     pub status: RunStatus,
     /// Steps by name.
@@ -34,10 +41,23 @@ pub struct Run {
     pub created_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Commands that were taken, by id, so that each is taken once.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub commands: BTreeSet<String>,
     /// Why it did what it did, oldest first.
     pub history: Vec<HistoryLine>,
     /// Effects committed and not yet known to be performed, in order.
     pub pending: Vec<Pending>,
+}
+
+/// What a run goes over again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The run before it.
+    pub run: RunId,
+    /// The step it was taken up at; from the beginning when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl Run {
@@ -49,6 +69,26 @@ impl Run {
             .filter_map(|attempt| attempt.usage.as_ref()?.usd)
             // Not `sum`: that of nothing is -0.0.
             .fold(0.0, |sum, usd| sum + usd)
+    }
+
+    /// The record of an attempt.
+    pub fn attempt(&self, step: &str, attempt: u32) -> Option<&Attempt> {
+        let index = usize::try_from(attempt.checked_sub(1)?).ok()?;
+        self.steps.get(step)?.attempts.get(index)
+    }
+
+    /// Whether this very attempt is being worked on.
+    pub fn under_way(&self, step: &str, attempt: u32) -> bool {
+        self.unit(step, attempt)
+            .is_some_and(|unit| matches!(unit, Unit::Running { .. }))
+    }
+
+    /// The piece of work that this attempt is at, while it is.
+    pub fn unit(&self, step: &str, attempt: u32) -> Option<&Unit> {
+        let StepState::Working { units } = &self.steps.get(step)?.state else {
+            return None;
+        };
+        units.iter().find(|unit| unit.attempt() == Some(attempt))
     }
 
     /// The line a listing shows.
@@ -96,6 +136,10 @@ pub struct RunSummary {
 pub enum RunStatus {
     /// At least one step is not over.
     Running,
+    /// It waits for a person and for nothing else.
+    Parked,
+    /// A person has stopped it from beginning anything new.
+    Paused,
     /// Every step succeeded or was skipped.
     Succeeded,
     /// A step failed for good; what else was running has been stopped.
@@ -105,21 +149,48 @@ pub enum RunStatus {
         /// Why.
         failure: Failure,
     },
+    /// It was ended before its time.
+    Cancelled {
+        /// By whom or what, as a sentence.
+        because: String,
+    },
+    /// A person did not agree, or nobody answered in time.
+    Denied {
+        /// The step that had to be agreed to.
+        step: String,
+        /// By whom or what, as a sentence.
+        because: String,
+    },
 }
 
 impl RunStatus {
+    /// The names of all of them, as listings filter by.
+    pub const NAMES: [&str; 7] = [
+        "running",
+        "parked",
+        "paused",
+        "succeeded",
+        "failed",
+        "cancelled",
+        "denied",
+    ];
+
     /// The name in listings and indexes.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Parked => "parked",
+            Self::Paused => "paused",
             Self::Succeeded => "succeeded",
             Self::Failed { .. } => "failed",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Denied { .. } => "denied",
         }
     }
 
     /// Whether nothing more will happen.
     pub fn is_over(&self) -> bool {
-        !matches!(self, Self::Running)
+        !matches!(self, Self::Running | Self::Parked | Self::Paused)
     }
 }
 
@@ -128,8 +199,27 @@ impl RunStatus {
 pub struct StepRun {
     /// Where it stands.
     pub state: StepState,
-    /// What each attempt came to, oldest first; the last may be under way.
+    /// The round of a `loop` it is in; counted from 1.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub iteration: u32,
+    /// What it put out in the round before, if a `loop` went back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Value>,
+    /// All attempts at it, oldest first, whatever round or item they belong to;
+    /// the first has the number 1.
     pub attempts: Vec<Attempt>,
+}
+
+fn first() -> u32 {
+    1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_first(iteration: &u32) -> bool {
+    *iteration == 1
 }
 
 /// Where a step stands.
@@ -138,29 +228,27 @@ pub struct StepRun {
 pub enum StepState {
     /// For the steps named in its `after`.
     Waiting,
-    /// Handed off; the attempt has not begun.
-    Queued {
-        /// Counted from 1.
-        attempt: u32,
+    /// For a person to agree that it starts.
+    AskingBefore {
+        /// When the answer is given without one; never when absent.
+        until: Option<Timestamp>,
     },
-    /// A sandbox is being launched.
-    Launching {
-        /// Counted from 1.
-        attempt: u32,
+    /// Its work is cut up, and some of it is not done.
+    Working {
+        /// One for a plain step, one an item for a step with `each`.
+        units: Vec<Unit>,
     },
-    /// The runner has been started.
-    Running {
-        /// Counted from 1.
-        attempt: u32,
-        /// Where it works.
-        sandbox: SandboxRef,
+    /// Its work is done; for a person to agree that it counts.
+    AskingAfter {
+        /// When the answer is given without one; never when absent.
+        until: Option<Timestamp>,
+        /// All of them succeeded.
+        units: Vec<Unit>,
     },
     /// Its result was taken.
     Succeeded {
-        /// The attempt whose result it is.
-        attempt: u32,
-        /// The declared fields.
-        output: Map<String, Value>,
+        /// The declared fields; for a step with `each` the list of them.
+        output: Value,
     },
     /// It failed for good.
     Failed {
@@ -172,6 +260,11 @@ pub enum StepState {
         /// Why not.
         because: String,
     },
+    /// It had begun, and the run ended under it.
+    Cancelled {
+        /// Why.
+        because: String,
+    },
 }
 
 impl StepState {
@@ -179,39 +272,163 @@ impl StepState {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
-            Self::Queued { .. } => "queued",
-            Self::Launching { .. } => "launching",
-            Self::Running { .. } => "running",
+            Self::AskingBefore { .. } | Self::AskingAfter { .. } => "asking",
+            Self::Working { units } => working_name(units),
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",
             Self::Skipped { .. } => "skipped",
+            Self::Cancelled { .. } => "cancelled",
         }
+    }
+
+    /// Whether those that wait for it may go on.
+    pub fn is_settled(&self) -> bool {
+        matches!(self, Self::Succeeded { .. } | Self::Skipped { .. })
+    }
+
+    /// Whether it waits for a person.
+    pub fn is_asking(&self) -> bool {
+        matches!(self, Self::AskingBefore { .. } | Self::AskingAfter { .. })
+    }
+}
+
+/// The name of what the busiest unit does.
+fn working_name(units: &[Unit]) -> &'static str {
+    let has = |wanted: fn(&Unit) -> bool| units.iter().any(wanted);
+    if has(|unit| matches!(unit, Unit::Running { .. })) {
+        "running"
+    } else if has(|unit| matches!(unit, Unit::Throttled { .. })) {
+        "throttled"
+    } else if has(|unit| matches!(unit, Unit::Resting { .. })) {
+        "resting"
+    } else {
+        "queued"
+    }
+}
+
+/// A piece of a step's work that one sandbox does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Unit {
+    /// Not handed off: others of its step come first, or the run is paused.
+    Idle,
+    /// Handed off; the attempt has not begun.
+    Queued {
+        /// Which.
+        attempt: u32,
+    },
+    /// Before another attempt, after one that failed.
+    Resting {
+        /// The attempt that comes.
+        attempt: u32,
+        /// When.
+        until: Timestamp,
+    },
+    /// Its turn has come, and a limit holds it back.
+    Throttled {
+        /// The attempt that waits.
+        attempt: u32,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Launched, or being launched.
+    Running {
+        /// The attempt.
+        attempt: u32,
+    },
+    /// Its result was taken.
+    Succeeded {
+        /// The attempt whose result it is.
+        attempt: u32,
+        /// The declared fields.
+        output: Map<String, Value>,
+        /// The events to put on the bus when the step is done, by name.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        emits: BTreeMap<String, Map<String, Value>>,
+    },
+}
+
+impl Unit {
+    /// The attempt it is at, if it has one.
+    pub fn attempt(&self) -> Option<u32> {
+        match self {
+            Self::Idle => None,
+            Self::Queued { attempt }
+            | Self::Resting { attempt, .. }
+            | Self::Throttled { attempt, .. }
+            | Self::Running { attempt }
+            | Self::Succeeded { attempt, .. } => Some(*attempt),
+        }
+    }
+
+    /// Whether it takes up one of its step's places.
+    pub fn is_open(&self) -> bool {
+        !matches!(self, Self::Idle | Self::Succeeded { .. })
     }
 }
 
 /// One attempt at a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Counted from 1.
+    /// Counted from 1, over all rounds and items of the step.
     pub number: u32,
+    /// The round of a `loop`; counted from 1.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub iteration: u32,
+    /// The item of a step with `each`; counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// When it was handed off.
+    pub queued_at: Timestamp,
     /// When its turn came.
-    pub started_at: Timestamp,
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When it is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_at: Option<Timestamp>,
+    /// How often its time limit was looked at and found not to be over.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub checks: u32,
     /// When it was over.
+    #[serde(default)]
     pub ended_at: Option<Timestamp>,
     /// What it used, once it reported.
+    #[serde(default)]
     pub usage: Option<Usage>,
     /// Why it failed, if it did.
+    #[serde(default)]
     pub failure: Option<Failure>,
-    /// Where it worked, once launched.
+    /// Where it works.
+    #[serde(default)]
     pub sandbox: Option<SandboxRef>,
+    /// What the limits of the project let it have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Grant>,
 }
 
-/// A launched sandbox, as the run remembers it.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_none(count: &u32) -> bool {
+    *count == 0
+}
+
+/// What an attempt holds of the project's limits; see [`crate::gate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The gates it was let through or waits at, by key, in order.
+    pub gates: Vec<String>,
+    /// Reserved millionths of a dollar.
+    pub micro_usd: u64,
+}
+
+/// A sandbox, named before it is launched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxRef {
     /// `local`, `daytona`, …
     pub provider: String,
-    /// The provider's id for it.
+    /// The client token it is launched under.
     pub id: String,
 }
 
@@ -235,7 +452,7 @@ pub struct HistoryLine {
 /// An effect that is committed and not yet known to be performed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
-    /// Key of the input that caused it ([`crate::transition::Input::key`]).
+    /// Key of the input that caused it ([`crate::transition::Input::cause`]).
     pub cause: String,
     /// What to do.
     pub effect: Effect,
@@ -252,14 +469,20 @@ pub enum Effect {
         step: String,
         /// The attempt.
         attempt: u32,
+        /// Not before this moment.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Timestamp>,
     },
-    /// Arm the attempt's time limit.
+    /// Have the time limit of an attempt looked at.
     ArmTimeLimit {
         /// The step.
         step: String,
         /// The attempt.
         attempt: u32,
-        /// When it is over.
+        /// How often it was looked at before.
+        #[serde(default)]
+        check: u32,
+        /// When.
         at: Timestamp,
     },
     /// Launch the attempt's sandbox.
@@ -274,16 +497,79 @@ pub enum Effect {
         /// The event.
         event: Event,
     },
+    /// Give back what the attempt holds of the project's limits, and wake those
+    /// that wait for it.
+    Release {
+        /// The step.
+        step: String,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// Let a throttled attempt ask again, in case nobody wakes it.
+    Wake {
+        /// The step.
+        step: String,
+        /// The attempt.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+    },
     /// Disarm the attempt's time limit.
     DisarmTimeLimit {
         /// The step.
         step: String,
         /// The attempt.
         attempt: u32,
+        /// How often it was looked at.
+        #[serde(default)]
+        check: u32,
     },
     /// Have the sandbox stopped.
     Stop {
         /// Which.
         sandbox: SandboxRef,
+        /// Once more some minutes from now: it may only be coming up.
+        #[serde(default)]
+        again: bool,
     },
+    /// Have a question to a person answered when nobody does.
+    ArmApproval {
+        /// The step.
+        step: String,
+        /// The round it asks in.
+        iteration: u32,
+        /// Whether it asks before or after its work.
+        question: Question,
+        /// When.
+        at: Timestamp,
+    },
+    /// Disarm that.
+    DisarmApproval {
+        /// The step.
+        step: String,
+        /// The round it asked in.
+        iteration: u32,
+        /// Whether it asked before or after its work.
+        question: Question,
+    },
+}
+
+/// What a step asks a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// Whether it may start.
+    Before,
+    /// Whether its output counts.
+    After,
+}
+
+impl Question {
+    /// The name in keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::After => "after",
+        }
+    }
 }

@@ -3,178 +3,26 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+mod world;
+
+use jiff::SignedDuration;
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::{EventId, RunId};
-use loopy_contract::manifest::{Manifest, Sensor};
-use loopy_contract::report::{
-    Envelope, Failure, FailureClass, Outcome, ResultReply, StepResult, Usage, attempt_path,
-};
-use loopy_engine::memory::{
-    ManualClock, MemoryManifests, MemoryQueues, MemorySecrets, MemoryStore,
-};
+use loopy_contract::manifest::Manifest;
+use loopy_contract::report::{Envelope, Failure, FailureClass, ResultReply, StepResult};
+use loopy_engine::WebhookRequest;
+use loopy_engine::memory::{ManualClock, MemoryStore};
 use loopy_engine::message::{Message, QueueName};
-use loopy_engine::ports::{
-    Bus, Clock, Launch, LaunchError, LaunchSpec, PortError, Ports, Queues, RunFilter, SandboxState,
-    Sandboxes, Sensed, SensorCall, SensorCode, SensorError, Store, Timers,
-};
-use loopy_engine::run::SandboxRef;
+use loopy_engine::ports::{Clock, LaunchSpec, RunFilter, Store};
 use loopy_engine::run::{Run, RunStatus, StepState};
-use loopy_engine::{Engine, ReportRequest, WebhookRequest};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use world::{World, object, step, success};
 
-/// Remembers what it launched; the tests report in its place.
-#[derive(Default)]
-struct Launcher {
-    launched: Mutex<Vec<LaunchSpec>>,
-    stopped: Mutex<BTreeSet<String>>,
-    refuse: Mutex<Option<String>>,
-    pending: Mutex<u32>,
-}
-
-#[async_trait]
-impl Sandboxes for Launcher {
-    async fn launch(&self, spec: &LaunchSpec) -> Result<Launch, LaunchError> {
-        if let Some(why) = self.refuse.lock().unwrap().clone() {
-            return Err(LaunchError::Refused(why));
-        }
-        let mut pending = self.pending.lock().unwrap();
-        if *pending > 0 {
-            *pending -= 1;
-            return Ok(Launch::Pending(Duration::from_secs(2)));
-        }
-        let mut launched = self.launched.lock().unwrap();
-        if !launched
-            .iter()
-            .any(|known| known.client_token == spec.client_token)
-        {
-            launched.push(spec.clone());
-        }
-        Ok(Launch::Started(SandboxRef {
-            provider: "test".into(),
-            id: spec.client_token.clone(),
-        }))
-    }
-
-    async fn stop(&self, sandbox: &SandboxRef) -> Result<(), PortError> {
-        self.stopped.lock().unwrap().insert(sandbox.id.clone());
-        Ok(())
-    }
-
-    async fn state(&self, _: &SandboxRef) -> Result<SandboxState, PortError> {
-        Ok(SandboxState::Alive)
-    }
-}
-
-/// A sensor that gives back its body's `events` list.
-struct EchoSensor;
-
-#[async_trait]
-impl SensorCode for EchoSensor {
-    async fn call(
-        &self,
-        _: &Manifest,
-        sensor: &Sensor,
-        call: &SensorCall,
-    ) -> Result<Vec<Sensed>, SensorError> {
-        use base64::Engine as _;
-        let SensorCall::Request { body_base64, .. } = call else {
-            return Ok(Vec::new());
-        };
-        let body = base64::engine::general_purpose::STANDARD
-            .decode(body_base64)
-            .unwrap();
-        let body: Value = serde_json::from_slice(&body).map_err(|error| SensorError::Raised {
-            sensor: sensor.name.clone(),
-            message: error.to_string(),
-        })?;
-        Ok(serde_json::from_value(body["events"].clone()).unwrap())
-    }
-}
-
-/// Fails each port call once its fuse has burnt down: a crash at that point.
-struct Fused<T> {
-    inner: Arc<T>,
-    fuse: Arc<AtomicI64>,
-}
-
-fn burn(fuse: &AtomicI64) -> Result<(), PortError> {
-    if fuse.fetch_sub(1, Ordering::SeqCst) <= 0 {
-        return Err(PortError::new("call", "the process crashed here"));
-    }
-    Ok(())
-}
-
-#[async_trait]
-impl Queues for Fused<MemoryQueues> {
-    async fn send(&self, message: &Message, delay: Duration) -> Result<(), PortError> {
-        burn(&self.fuse)?;
-        self.inner.send(message, delay).await
-    }
-    async fn bury(&self, queue: QueueName, body: &str, reason: &str) -> Result<(), PortError> {
-        burn(&self.fuse)?;
-        self.inner.bury(queue, body, reason).await
-    }
-}
-
-#[async_trait]
-impl Timers for Fused<MemoryQueues> {
-    async fn arm(&self, key: &str, at: Timestamp, message: &Message) -> Result<(), PortError> {
-        burn(&self.fuse)?;
-        self.inner.arm(key, at, message).await
-    }
-    async fn disarm(&self, key: &str) -> Result<(), PortError> {
-        burn(&self.fuse)?;
-        self.inner.disarm(key).await
-    }
-}
-
-#[async_trait]
-impl Bus for Fused<MemoryQueues> {
-    async fn publish(&self, event: &Event) -> Result<(), PortError> {
-        burn(&self.fuse)?;
-        self.inner.publish(event).await
-    }
-}
-
-#[async_trait]
-impl Sandboxes for Fused<Launcher> {
-    async fn launch(&self, spec: &LaunchSpec) -> Result<Launch, LaunchError> {
-        burn(&self.fuse)?;
-        self.inner.launch(spec).await
-    }
-    async fn stop(&self, sandbox: &SandboxRef) -> Result<(), PortError> {
-        burn(&self.fuse)?;
-        self.inner.stop(sandbox).await
-    }
-    async fn state(&self, sandbox: &SandboxRef) -> Result<SandboxState, PortError> {
-        self.inner.state(sandbox).await
-    }
-}
-
-struct World {
-    engine: Engine,
-    clock: Arc<ManualClock>,
-    queues: Arc<MemoryQueues>,
-    store: Arc<MemoryStore>,
-    launcher: Arc<Launcher>,
-    fuse: Arc<AtomicI64>,
-}
-
-fn step(id: &str, extra: Value) -> Value {
-    let mut step = json!({
-        "id": id, "trigger": null, "after": [], "agent": "Worker", "output": {}, "emits": [],
-        "budget": null, "body": "x", "refs": [],
-    });
-    for (key, value) in extra.as_object().unwrap() {
-        step[key] = value.clone();
-    }
-    step
+fn world() -> World {
+    world::world(manifest())
 }
 
 /// review: read -> (lint, judge) -> close, which emits Done; audit: on Done.
@@ -210,53 +58,6 @@ fn manifest() -> Manifest {
     manifest.seal()
 }
 
-fn world() -> World {
-    let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
-    let queues = Arc::new(MemoryQueues::new(clock.clone()));
-    let store = Arc::new(MemoryStore::new(clock.clone()));
-    let launcher = Arc::new(Launcher::default());
-    let fuse = Arc::new(AtomicI64::new(i64::MAX));
-    let fused = || {
-        Arc::new(Fused {
-            inner: queues.clone(),
-            fuse: fuse.clone(),
-        })
-    };
-    let engine = Engine::new(Ports {
-        store: store.clone(),
-        queues: fused(),
-        bus: fused(),
-        timers: fused(),
-        manifests: Arc::new(MemoryManifests::new(manifest(), BTreeMap::new())),
-        secrets: Arc::new(MemorySecrets {
-            webhooks: BTreeMap::from([(
-                "GITHUB_WEBHOOK_SECRET".to_owned(),
-                vec!["It's a Secret to Everybody".to_owned()],
-            )]),
-            token_key: b"key".to_vec(),
-            ..MemorySecrets::default()
-        }),
-        sandboxes: Arc::new(Fused {
-            inner: launcher.clone(),
-            fuse: fuse.clone(),
-        }),
-        sensor_code: Arc::new(EchoSensor),
-        clock: clock.clone(),
-    });
-    World {
-        engine,
-        clock,
-        queues,
-        store,
-        launcher,
-        fuse,
-    }
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    value.as_object().unwrap().clone()
-}
-
 fn opened(id: &str) -> Event {
     let at = "2026-11-21T10:00:00Z".parse().unwrap();
     Event::root(
@@ -268,20 +69,6 @@ fn opened(id: &str) -> Event {
     )
 }
 
-fn success(output: Value, emits: Value) -> StepResult {
-    StepResult {
-        outcome: Outcome::Succeeded {
-            output: object(output),
-            emits: serde_json::from_value(emits).unwrap(),
-        },
-        usage: Usage {
-            usd: Some(0.25),
-            ..Usage::default()
-        },
-        duration_ms: 5,
-    }
-}
-
 /// What each step of the sample reports.
 fn result_of(spec: &LaunchSpec) -> StepResult {
     match spec.step.as_str() {
@@ -289,67 +76,6 @@ fn result_of(spec: &LaunchSpec) -> StepResult {
         "judge" => success(json!({"verdict": "pass"}), json!({})),
         "close" => success(json!({}), json!({"Done": {"verdict": "pass"}})),
         _ => success(json!({}), json!({})),
-    }
-}
-
-impl World {
-    async fn work(&self) {
-        while let Some(message) = self.queues.take() {
-            let body = serde_json::to_string(&message).unwrap();
-            self.engine.process(message.queue(), &body).await.unwrap();
-        }
-    }
-
-    async fn report(&self, spec: &LaunchSpec, leaf: &str, body: Value) -> (u16, Value) {
-        let answer = self
-            .engine
-            .report(ReportRequest {
-                method: if leaf == "envelope" {
-                    "GET".into()
-                } else {
-                    "POST".into()
-                },
-                path: attempt_path(spec.run.as_str(), &spec.step, spec.attempt, leaf),
-                authorization: Some(format!("Bearer {}", spec.token)),
-                body: serde_json::to_vec(&body).unwrap(),
-            })
-            .await;
-        (answer.status, answer.body)
-    }
-
-    /// Works and reports until nothing moves any more.
-    async fn finish(&self) {
-        let mut reported = BTreeSet::new();
-        loop {
-            self.work().await;
-            let launched = self.launcher.launched.lock().unwrap().clone();
-            let next = launched
-                .into_iter()
-                .find(|spec| reported.insert(spec.client_token.clone()));
-            let Some(spec) = next else { return };
-            let (status, body) = self.report(&spec, "result", json!(result_of(&spec))).await;
-            assert_eq!(status, 200, "{body}");
-        }
-    }
-
-    async fn the_run(&self, workflow: &str) -> Run {
-        let filter = RunFilter {
-            workflow: Some(workflow.into()),
-            status: None,
-            limit: 9,
-        };
-        let runs = self.store.list(&filter).await.unwrap();
-        assert_eq!(runs.len(), 1, "{runs:?}");
-        self.store.load(&runs[0].id).await.unwrap().unwrap().run
-    }
-
-    fn spec(&self, step: &str) -> LaunchSpec {
-        let launched = self.launcher.launched.lock().unwrap();
-        launched
-            .iter()
-            .rfind(|spec| spec.step == step)
-            .unwrap()
-            .clone()
     }
 }
 
@@ -367,7 +93,7 @@ fn kinds(run: &Run) -> Vec<String> {
 async fn a_cascade_runs_to_its_end_and_leaves_nothing_behind() {
     let world = world();
     world.engine.submit(&opened("e1")).await.unwrap();
-    world.finish().await;
+    world.finish(result_of).await;
     let review = world.the_run("review").await;
     assert_eq!(review.status, RunStatus::Succeeded);
     assert!((review.cost_usd() - 1.0).abs() < 1e-9);
@@ -633,10 +359,7 @@ async fn a_launch_that_takes_long_is_looked_at_again_and_one_that_is_refused_fai
     slow.engine.submit(&opened("e1")).await.unwrap();
     for _ in 0..3 {
         slow.work().await;
-        assert_eq!(
-            slow.the_run("review").await.steps["read"].state.name(),
-            "launching"
-        );
+        assert!(slow.launcher.launched.lock().unwrap().is_empty());
         slow.clock.advance(SignedDuration::from_secs(2));
     }
     slow.work().await;
@@ -644,6 +367,7 @@ async fn a_launch_that_takes_long_is_looked_at_again_and_one_that_is_refused_fai
         slow.the_run("review").await.steps["read"].state.name(),
         "running"
     );
+    assert_eq!(slow.launcher.launched.lock().unwrap().len(), 1);
 
     let refused = world();
     *refused.launcher.refuse.lock().unwrap() = Some("no such image".into());

@@ -5,6 +5,7 @@ use futures::future::join_all;
 use loopy_aws::SqsQueues;
 use loopy_engine::Engine;
 use loopy_engine::message::{QueueName, redelivery_delay};
+use loopy_engine::ports::PortError;
 use serde::{Deserialize, Serialize};
 
 /// The event of an SQS mapping, as far as it is needed.
@@ -18,8 +19,9 @@ pub struct Batch {
 struct Record {
     #[serde(rename = "messageId")]
     message_id: String,
-    #[serde(rename = "receiptHandle")]
-    receipt: String,
+    /// None of a message that was handed over without a queue.
+    #[serde(default, rename = "receiptHandle")]
+    receipt: Option<String>,
     body: String,
     #[serde(default)]
     attributes: Attributes,
@@ -47,27 +49,36 @@ struct Failure {
 
 /// Processes the messages at the same time. Those that failed come again after
 /// [`redelivery_delay`].
+///
+/// # Errors
+/// When a message that came without a queue failed and could not be put into it:
+/// Lambda then delivers it again.
 pub async fn process(
     engine: &Engine,
     queues: &SqsQueues,
     queue: QueueName,
     batch: Batch,
-) -> Failures {
+) -> Result<Failures, PortError> {
     let outcomes = join_all(batch.records.into_iter().map(async |record| {
         // The engine has logged why.
         if engine.process(queue, &record.body).await.is_ok() {
-            return None;
+            return Ok(None);
         }
         let delay = redelivery_delay(record.attributes.receives.parse().unwrap_or(1));
-        if let Err(error) = queues.come_again(queue, &record.receipt, delay).await {
+        let Some(receipt) = &record.receipt else {
+            queues.put_back(queue, &record.body, delay).await?;
+            return Ok(None);
+        };
+        if let Err(error) = queues.come_again(queue, receipt, delay).await {
             tracing::warn!(%error, "the message comes again later than it could");
         }
-        Some(Failure {
+        Ok(Some(Failure {
             message_id: record.message_id,
-        })
+        }))
     }))
     .await;
-    Failures {
-        items: outcomes.into_iter().flatten().collect(),
-    }
+    let failed: Result<Vec<_>, PortError> = outcomes.into_iter().collect();
+    Ok(Failures {
+        items: failed?.into_iter().flatten().collect(),
+    })
 }

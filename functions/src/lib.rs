@@ -24,7 +24,7 @@ pub async fn serve_queue(queue: QueueName, needs: Needs) -> Result<(), Error> {
     lambda_runtime::run(service_fn(move |event: LambdaEvent<batch::Batch>| {
         let (engine, home) = (Arc::clone(&engine), home.clone());
         async move {
-            let failures = batch::process(&engine, home.queues(), queue, event.payload).await;
+            let failures = batch::process(&engine, home.queues(), queue, event.payload).await?;
             Ok::<_, Error>(failures)
         }
     }))

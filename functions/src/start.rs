@@ -26,9 +26,7 @@ pub struct Needs {
 pub enum Sandboxes {
     /// Nothing.
     None,
-    /// Stops them.
-    Stop,
-    /// Launches them, whose runners then need the report URL.
+    /// Launches and stops them; runners then need the report URL.
     Launch,
 }
 
@@ -81,8 +79,6 @@ fn providers(
 ) -> Result<Providers, StartError> {
     let report_url = match sandboxes {
         Sandboxes::None => return Ok(Providers::new()),
-        // To stop a sandbox takes no report URL, so `watch` is given none.
-        Sandboxes::Stop => String::new(),
         Sandboxes::Launch => home.report_url()?,
     };
     let runner = Arc::new(AssetsRunner::new(home.clone()));

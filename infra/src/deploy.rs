@@ -111,7 +111,7 @@ impl DeployError {
         }
     }
 
-    fn service<E, R>(
+    pub(crate) fn service<E, R>(
         what: impl Into<String>,
         error: &aws_sdk_cloudformation::error::SdkError<E, R>,
     ) -> Self

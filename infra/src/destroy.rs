@@ -43,6 +43,7 @@ impl Target {
     pub fn kept(&self) -> Vec<(&'static str, String)> {
         [
             ("run state, the table", "Table"),
+            ("big parts of it, the bucket", "StateBucket"),
             ("uploaded assets, the bucket", "AssetsBucket"),
         ]
         .into_iter()

@@ -6,6 +6,7 @@ mod archive;
 pub mod assets;
 pub mod binaries;
 pub mod deploy;
+mod desk;
 pub mod destroy;
 pub mod emit;
 mod events;
@@ -17,6 +18,7 @@ mod state;
 mod yaml;
 
 pub use binaries::{BinariesError, build, read_folder};
+pub use desk::desk;
 pub use deploy::{Change, DeployError, Deployed, Deployment, Plan};
 pub use emit::{EmitError, emit};
 pub use events::Progress;

@@ -349,7 +349,7 @@ fn add_schedules(template: &mut Template, manifest: &Manifest) -> Result<(), Sta
         else {
             continue;
         };
-        let Some(Trigger::Cron { expr, tz }) = &step.trigger else {
+        let Some(Trigger::Cron { expr, tz, .. }) = &step.trigger else {
             continue;
         };
         let expressions = schedule::cron(expr).map_err(|source| StackError::Schedule {

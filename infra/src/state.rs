@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// The output that names the table.
 const TABLE: &str = "Table";
 
+/// The output that names the bucket with the big parts of what is in it.
+const BUCKET: &str = "StateBucket";
+
 /// The run state of a stack.
 ///
 /// # Errors
@@ -21,9 +24,13 @@ pub async fn store(config: &SdkConfig, stack: &str) -> Result<DynamoStore, Deplo
         .await?
         .ok_or_else(|| DeployError::NoStack(stack.to_owned()))?;
     let mut outputs = outputs(&found);
-    let table = outputs.remove(TABLE).ok_or(DeployError::NotOurs {
-        stack: stack.to_owned(),
-        output: TABLE,
-    })?;
-    Ok(DynamoStore::of_config(config, table, Arc::new(SystemClock)))
+    let mut output = |output| {
+        outputs.remove(output).ok_or(DeployError::NotOurs {
+            stack: stack.to_owned(),
+            output,
+        })
+    };
+    let (table, bucket) = (output(TABLE)?, output(BUCKET)?);
+    let clock = Arc::new(SystemClock);
+    Ok(DynamoStore::of_config(config, table, bucket, clock))
 }

@@ -1,82 +1,33 @@
 //! The database file `.loopy/state.db`: one writer thread that commits in
-//! groups, one connection for reads, and the schema.
+//! groups, and one connection for reads.
 
+use crate::lock::ProjectLock;
+use crate::schema::{SCHEMA_VERSION, migrate, version};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// The schema this build reads and writes, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
-
 /// Writes that share one commit at most; bounds how long a caller waits for
 /// the work of others.
-const GROUP: usize = 256;
+const GROUP: usize = 1024;
+
+/// How long what is in no hurry waits for a commit to ride along with.
+const RIDE: Duration = Duration::from_millis(2);
 
 /// How long to wait for another process that is writing.
 const BUSY: Duration = Duration::from_secs(10);
 
-const SCHEMA: &str = "
-CREATE TABLE runs (
-    id         TEXT PRIMARY KEY,
-    version    INTEGER NOT NULL,
-    workflow   TEXT NOT NULL,
-    status     TEXT NOT NULL,
-    cascade    TEXT NOT NULL,
-    created_us INTEGER NOT NULL,
-    -- 1 from a commit until its effects are known to be performed.
-    unsettled  INTEGER NOT NULL,
-    summary    TEXT NOT NULL,
-    run        TEXT NOT NULL
-) STRICT;
-CREATE INDEX runs_by_time ON runs (created_us, id);
-CREATE INDEX runs_by_workflow ON runs (workflow, created_us, id);
-CREATE INDEX runs_by_status ON runs (status, created_us, id);
-CREATE INDEX runs_by_cascade ON runs (cascade);
-CREATE INDEX runs_unsettled ON runs (id) WHERE unsettled = 1;
+/// Pages in the log after which they are folded into the file. A page that
+/// changes often is folded once for all its changes.
+const LOG_PAGES: i64 = 8000;
 
-CREATE TABLE seen (
-    delivery TEXT PRIMARY KEY,
-    expires  INTEGER NOT NULL
-) STRICT;
-CREATE INDEX seen_by_expiry ON seen (expires);
-
-CREATE TABLE watermarks (
-    name TEXT PRIMARY KEY,
-    at   TEXT NOT NULL
-) STRICT;
-
-CREATE TABLE messages (
-    id         INTEGER PRIMARY KEY AUTOINCREMENT,
-    key        TEXT UNIQUE,
-    queue      TEXT NOT NULL,
-    body       TEXT NOT NULL,
-    visible_ms INTEGER NOT NULL,
-    receives   INTEGER NOT NULL DEFAULT 0,
-    leased     INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX messages_due ON messages (queue, leased, visible_ms, id);
-
-CREATE TABLE dead_letters (
-    id        INTEGER PRIMARY KEY AUTOINCREMENT,
-    queue     TEXT NOT NULL,
-    body      TEXT NOT NULL,
-    reason    TEXT NOT NULL,
-    receives  INTEGER NOT NULL,
-    buried_at TEXT NOT NULL
-) STRICT;
-
-CREATE TABLE manifests (
-    hash    TEXT PRIMARY KEY,
-    json    TEXT NOT NULL,
-    -- 1 for the one that new runs begin with.
-    current INTEGER NOT NULL
-) STRICT;
-";
+/// The writer's page cache, in KiB as SQLite counts it.
+const CACHE: i64 = -16_000;
 
 /// The database could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +62,18 @@ pub enum DbError {
         /// The version in the file.
         found: i64,
     },
+    /// A process of an older version drives the project, so the file cannot be
+    /// brought up.
+    #[error(
+        "{path} is in use by an older Loopy (state version {found}, this build writes \
+         {SCHEMA_VERSION}); stop that process first"
+    )]
+    Older {
+        /// Which.
+        path: PathBuf,
+        /// The version in the file.
+        found: i64,
+    },
     /// A statement failed.
     #[error("the state database refused: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -125,34 +88,45 @@ pub enum DbError {
 /// One caller's work for the writer: run inside the transaction, told of the
 /// outcome once that is over.
 trait Job: Send {
-    /// Does the work; false when it failed and has to be undone.
+    /// Whether it may fail where others succeed, and has to be undone alone.
+    fn is_alone(&self) -> bool;
+    /// Does the work; false when it failed.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Tells the caller. The text says why the whole transaction failed.
     fn reply(self: Box<Self>, committed: Result<(), &str>);
 }
 
-struct Write<T, F> {
+struct Write<T, F, A> {
+    alone: bool,
     work: Option<F>,
     outcome: Option<rusqlite::Result<T>>,
+    after: A,
     caller: oneshot::Sender<Result<T, DbError>>,
 }
 
-impl<T, F> Job for Write<T, F>
+impl<T, F, A> Job for Write<T, F, A>
 where
     T: Send,
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    A: FnOnce(Option<&mut T>) + Send,
 {
+    fn is_alone(&self) -> bool {
+        self.alone
+    }
+
     fn run(&mut self, connection: &Connection) -> bool {
         self.outcome = self.work.take().map(|work| work(connection));
         matches!(self.outcome, Some(Ok(_)))
     }
 
     fn reply(self: Box<Self>, committed: Result<(), &str>) {
-        let result = match (committed, self.outcome) {
-            (Ok(()), Some(outcome)) => outcome.map_err(DbError::Sqlite),
-            (Ok(()), None) => Err(DbError::Closed),
+        let mut result = match (committed, self.outcome) {
+            (_, Some(Err(why))) => Err(DbError::Sqlite(why)),
             (Err(why), _) => Err(DbError::Commit(why.to_owned())),
+            (Ok(()), Some(Ok(done))) => Ok(done),
+            (Ok(()), None) => Err(DbError::Closed),
         };
+        (self.after)(result.as_mut().ok());
         // The caller may have stopped waiting.
         let _ = self.caller.send(result);
     }
@@ -165,8 +139,13 @@ pub struct Db {
     reader: Arc<Mutex<Connection>>,
 }
 
+/// What waits for a commit to ride along with.
+type Riders = Arc<Mutex<Vec<Box<dyn Job>>>>;
+
 struct Writer {
-    jobs: Option<SyncSender<Box<dyn Job>>>,
+    /// `None` has the thread look at the riders.
+    jobs: Option<SyncSender<Option<Box<dyn Job>>>>,
+    riders: Riders,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -182,42 +161,57 @@ impl Drop for Writer {
 }
 
 impl Db {
-    /// Opens `state.db` in `dir`, creating both (modes 0600 and 0700).
+    /// Opens `state.db` in `dir`, creating both (modes 0600 and 0700), and
+    /// brings an older one up. Only the one that holds the project's lock may
+    /// call it; see [`Db::attach`].
     ///
     /// # Errors
     /// [`DbError`] says what is in the way.
     pub fn open(dir: &Path) -> Result<Self, DbError> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|why| DbError::Directory {
-                path: dir.to_owned(),
-                why,
-            })?;
+        make_directory(dir)?;
         let path = dir.join("state.db");
-        let open = |why: String| DbError::Open {
-            path: path.clone(),
-            why,
-        };
         // SQLite gives its log files the mode of the database.
         std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
             .open(&path)
-            .map_err(|why| open(why.to_string()))?;
+            .map_err(|why| DbError::Open {
+                path: path.clone(),
+                why: why.to_string(),
+            })?;
         let mut connection = connect(&path)?;
         migrate(&mut connection, &path)?;
-        let reader = connect_reader(&path)?;
+        Self::over(connection, &path)
+    }
+
+    /// Opens `state.db` in `dir` to put something into it, beside the process
+    /// that drives the project.
+    ///
+    /// # Errors
+    /// [`DbError`] says what is in the way.
+    pub fn attach(dir: &Path) -> Result<Self, DbError> {
+        let path = dir.join("state.db");
+        drop(ReadDb::open(dir)?);
+        Self::over(connect(&path)?, &path)
+    }
+
+    fn over(connection: Connection, path: &Path) -> Result<Self, DbError> {
+        let reader = connect_reader(path)?;
         let (jobs, queue) = sync_channel(4 * GROUP);
+        let riders = Riders::default();
+        let waiting = Arc::clone(&riders);
         let thread = std::thread::Builder::new()
             .name("loopy-db".to_owned())
-            .spawn(move || write_loop(connection, &queue))
-            .map_err(|why| open(why.to_string()))?;
+            .spawn(move || write_loop(connection, &queue, &waiting))
+            .map_err(|why| DbError::Open {
+                path: path.to_owned(),
+                why: why.to_string(),
+            })?;
         Ok(Self {
             writer: Arc::new(Writer {
                 jobs: Some(jobs),
+                riders,
                 thread: Some(thread),
             }),
             reader: Arc::new(Mutex::new(reader)),
@@ -235,17 +229,61 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        use std::sync::mpsc::TrySendError;
-        let (caller, result) = oneshot::channel();
+        let (job, result) = job(true, work, |_| ());
+        self.send(job).await?;
+        result.await.map_err(|_| DbError::Closed)?
+    }
+
+    /// As [`Db::write`], for work that fails only if the database does: then
+    /// all that share the commit fail with it. `after` is called with what the
+    /// work gave once that is durable, or with `None`, even when the caller has
+    /// stopped waiting.
+    ///
+    /// # Errors
+    /// What SQLite said to the work or to the commit.
+    pub(crate) async fn write_sure<T, F, A>(&self, work: F, after: A) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        A: FnOnce(Option<&mut T>) + Send + 'static,
+    {
+        let (job, result) = job(false, work, after);
+        self.send(job).await?;
+        result.await.map_err(|_| DbError::Closed)?
+    }
+
+    /// As [`Db::write_sure`], for work in no hurry: it rides along with the next
+    /// commit, or has its own a moment later. It is on its way at once, whether
+    /// or not the answer is waited for.
+    pub(crate) fn ride<T, F, A>(
+        &self,
+        work: F,
+        after: A,
+    ) -> impl Future<Output = Result<T, DbError>> + Send + use<T, F, A>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        A: FnOnce(Option<&mut T>) + Send + 'static,
+    {
+        let (job, result) = job(false, work, after);
+        let first = {
+            let mut riders = lock(&self.writer.riders);
+            riders.push(job);
+            riders.len() == 1
+        };
+        if first && let Some(jobs) = &self.writer.jobs {
+            // Where the channel is full, a commit is near.
+            let _ = jobs.try_send(None);
+        }
+        async move { result.await.map_err(|_| DbError::Closed)? }
+    }
+
+    async fn send(&self, job: Box<dyn Job>) -> Result<(), DbError> {
         let jobs = self.writer.jobs.as_ref().ok_or(DbError::Closed)?;
-        let mut job: Box<dyn Job> = Box::new(Write {
-            work: Some(work),
-            outcome: None,
-            caller,
-        });
+        let mut job = Some(job);
         loop {
             match jobs.try_send(job) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(TrySendError::Disconnected(_)) => return Err(DbError::Closed),
                 Err(TrySendError::Full(back)) => {
                     // The disk is the bottleneck; let it get ahead.
@@ -254,7 +292,6 @@ impl Db {
                 }
             }
         }
-        result.await.map_err(|_| DbError::Closed)?
     }
 
     /// Runs `work` on the read connection. It sees every committed write.
@@ -274,9 +311,47 @@ impl Db {
     /// # Errors
     /// What SQLite said.
     pub async fn data_version(&self) -> Result<i64, DbError> {
-        self.read(|connection| connection.query_row("PRAGMA data_version", [], |row| row.get(0)))
-            .await
+        self.read(data_version).await
     }
+
+    /// A number that changes whenever another process commits to the database.
+    /// It costs a turn of the writer.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub(crate) async fn foreign_version(&self) -> Result<i64, DbError> {
+        self.write_sure(data_version, |_| ()).await
+    }
+}
+
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))
+}
+
+/// What the caller waits for.
+type Answer<T> = oneshot::Receiver<Result<T, DbError>>;
+
+fn job<T, F, A>(alone: bool, work: F, after: A) -> (Box<dyn Job>, Answer<T>)
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    A: FnOnce(Option<&mut T>) + Send + 'static,
+{
+    let (caller, result) = oneshot::channel();
+    let job = Write {
+        alone,
+        work: Some(work),
+        outcome: None,
+        after,
+        caller,
+    };
+    (Box::new(job), result)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A handle that only reads; for looking at a project while another process
@@ -287,7 +362,8 @@ pub struct ReadDb {
 }
 
 impl ReadDb {
-    /// Opens `state.db` in `dir`, which must exist.
+    /// Opens `state.db` in `dir`, which must exist. An older one is brought up
+    /// unless a process drives the project.
     ///
     /// # Errors
     /// [`DbError`] says what is in the way.
@@ -297,12 +373,11 @@ impl ReadDb {
             return Err(DbError::Missing(path));
         }
         let reader = connect_reader(&path)?;
-        let found = version(&reader)?;
-        if found > SCHEMA_VERSION {
-            return Err(DbError::Newer { path, found });
-        }
-        if found == 0 {
-            return Err(DbError::Missing(path));
+        match version(&reader)? {
+            SCHEMA_VERSION => {}
+            0 => return Err(DbError::Missing(path)),
+            found if found > SCHEMA_VERSION => return Err(DbError::Newer { path, found }),
+            found => bring_up(dir, path, found)?,
         }
         Ok(Self {
             reader: Arc::new(Mutex::new(reader)),
@@ -330,18 +405,37 @@ impl From<&Db> for ReadDb {
     }
 }
 
+fn bring_up(dir: &Path, path: PathBuf, found: i64) -> Result<(), DbError> {
+    let lock = ProjectLock::take(dir).map_err(|why| DbError::Open {
+        path: path.clone(),
+        why: why.to_string(),
+    })?;
+    match lock {
+        None => Err(DbError::Older { path, found }),
+        Some(_lock) => migrate(&mut connect(&path)?, &path),
+    }
+}
+
+pub(crate) fn make_directory(dir: &Path) -> Result<(), DbError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|why| DbError::Directory {
+            path: dir.to_owned(),
+            why,
+        })
+}
+
 async fn read<T, F>(reader: &Arc<Mutex<Connection>>, work: F) -> Result<T, DbError>
 where
     T: Send + 'static,
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
 {
     let reader = Arc::clone(reader);
-    tokio::task::spawn_blocking(move || {
-        let connection = reader.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&connection).map_err(DbError::Sqlite)
-    })
-    .await
-    .map_err(|_| DbError::Closed)?
+    tokio::task::spawn_blocking(move || work(&lock(&reader)).map_err(DbError::Sqlite))
+        .await
+        .map_err(|_| DbError::Closed)?
 }
 
 fn connect(path: &Path) -> Result<Connection, DbError> {
@@ -351,6 +445,8 @@ fn connect(path: &Path) -> Result<Connection, DbError> {
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+        connection.pragma_update(None, "cache_size", CACHE)?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     };
@@ -362,45 +458,48 @@ fn connect(path: &Path) -> Result<Connection, DbError> {
 
 fn connect_reader(path: &Path) -> Result<Connection, DbError> {
     let connection = connect(path)?;
-    connection
-        .pragma_update(None, "query_only", true)
-        .map_err(|why| DbError::Open {
-            path: path.to_owned(),
-            why: why.to_string(),
-        })?;
+    let limit = || -> rusqlite::Result<()> {
+        connection.pragma_update(None, "query_only", true)?;
+        connection.pragma_update(None, "cache_size", CACHE / 8)
+    };
+    limit().map_err(|why| DbError::Open {
+        path: path.to_owned(),
+        why: why.to_string(),
+    })?;
     Ok(connection)
 }
 
-fn version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
-}
-
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), DbError> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found = version(&tx)?;
-    if found > SCHEMA_VERSION {
-        return Err(DbError::Newer {
-            path: path.to_owned(),
-            found,
-        });
-    }
-    if found == 0 {
-        tx.execute_batch(SCHEMA)?;
-        tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    }
-    Ok(tx.commit()?)
-}
-
-fn write_loop(mut connection: Connection, queue: &Receiver<Box<dyn Job>>) {
-    while let Ok(first) = queue.recv() {
-        let mut group = vec![first];
+fn write_loop(
+    mut connection: Connection,
+    queue: &Receiver<Option<Box<dyn Job>>>,
+    riders: &Riders,
+) {
+    let mut open = true;
+    let mut group = Vec::new();
+    while open {
+        let first = if lock(riders).is_empty() {
+            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            queue.recv_timeout(RIDE)
+        };
+        match first {
+            Ok(Some(job)) => group.push(job),
+            // The riders have come: they wait from now on.
+            Ok(None) => continue,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => open = false,
+        }
         while group.len() < GROUP
             && let Ok(job) = queue.try_recv()
         {
-            group.push(job);
+            group.extend(job);
+        }
+        group.append(&mut lock(riders));
+        if group.is_empty() {
+            continue;
         }
         let committed = commit(&mut connection, &mut group).map_err(|why| why.to_string());
-        for job in group {
+        for job in group.drain(..) {
             job.reply(committed.as_ref().copied().map_err(String::as_str));
         }
     }
@@ -408,13 +507,31 @@ fn write_loop(mut connection: Connection, queue: &Receiver<Box<dyn Job>>) {
 
 /// Runs a group's work in one transaction.
 fn commit(connection: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
-    let mut tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for job in group {
-        let mut savepoint = tx.savepoint()?;
-        if !job.run(&savepoint) {
-            savepoint.rollback()?;
+        if !job.is_alone() {
+            if !job.run(&tx) {
+                return Err(failed());
+            }
+            continue;
         }
-        savepoint.commit()?;
+        step(&tx, "SAVEPOINT alone")?;
+        if !job.run(&tx) {
+            step(&tx, "ROLLBACK TO alone")?;
+        }
+        step(&tx, "RELEASE alone")?;
     }
     tx.commit()
+}
+
+fn step(connection: &Connection, sql: &str) -> rusqlite::Result<usize> {
+    connection.prepare_cached(sql)?.execute([])
+}
+
+/// Why a group failed of which one's work failed; that one is told by itself.
+fn failed() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT),
+        Some("a write beside it failed".to_owned()),
+    )
 }

@@ -1,14 +1,14 @@
 //! The home itself: opens a project's state under its lock, wires the engine to
 //! it, and serves until told to stop.
 
-use crate::bus::LocalBus;
 use crate::clock::SystemClock;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, make_directory};
 use crate::http;
+use crate::launches::Launches;
 use crate::lock::ProjectLock;
 use crate::manifests::{KeepError, LocalManifests};
 use crate::queue::SqliteQueue;
-use crate::schedules::Schedules;
+use crate::schedules::{self, Schedules};
 use crate::secrets::LocalSecrets;
 use crate::sensor_code::{PythonSensors, TIME_LIMIT};
 use crate::state::State;
@@ -20,7 +20,7 @@ use loopy_contract::event::Event;
 use loopy_contract::manifest::{Manifest, SensorTrigger};
 use loopy_engine::message::QueueName;
 use loopy_engine::ports::{Clock, Manifests, PortError, Ports, Sandboxes, Secrets, Store};
-use loopy_engine::{Engine, SubmitError, unsupported};
+use loopy_engine::{Answer, Engine, ReportRequest, SubmitError, unsupported};
 use loopy_sandbox::Providers;
 use loopy_sandbox::daytona::{self, API_KEY, Daytona, RunnerBinary};
 use loopy_sandbox::local::{self, Local, LocalConfig};
@@ -64,6 +64,8 @@ pub struct HomeOptions {
     pub remote_runner: Option<PathBuf>,
     /// The process's environment: secrets, `PATH`, `LOOPY_PYTHON`.
     pub environment: BTreeMap<String, String>,
+    /// Other providers of sandboxes than this machine's processes and Daytona.
+    pub sandboxes: Option<Arc<dyn Sandboxes>>,
 }
 
 impl HomeOptions {
@@ -87,6 +89,7 @@ impl HomeOptions {
             runner,
             remote_runner: None,
             environment: std::env::vars_os().filter_map(text).collect(),
+            sandboxes: None,
         }
     }
 }
@@ -185,9 +188,9 @@ impl LocalHome {
                 why,
             })?;
         let dir = project.join(crate::STATE_DIR);
-        // Makes the directory too.
-        let db = Db::open(&dir)?;
+        make_directory(&dir)?;
         let lock = take_lock(&project, &dir).await?;
+        let db = Db::open(&dir)?;
         ignore_in_git(&dir)?;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -228,16 +231,22 @@ impl LocalHome {
             let daytona = Daytona::new(Arc::clone(&secrets), runner, report_url)?;
             providers = providers.with_daytona(daytona);
         }
-        let sandboxes: Arc<dyn Sandboxes> = Arc::new(providers);
+        let sandboxes = options
+            .sandboxes
+            .unwrap_or_else(|| Arc::new(Launches::new(providers)));
         let manifests: Arc<dyn Manifests> = Arc::new(
             LocalManifests::open(db.clone(), &dir, options.manifest.clone(), &options.files)
                 .await?,
         );
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::new(db.clone(), Arc::clone(&clock)));
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::new(
+            db.clone(),
+            queue.clone(),
+            Arc::clone(&clock),
+        ));
         let engine = Engine::new(Ports {
             store: Arc::clone(&store),
             queues: Arc::new(queue.clone()),
-            bus: Arc::new(LocalBus::new(queue.clone(), Arc::clone(&manifests))),
+            bus: Arc::new(queue.clone()),
             timers: Arc::new(queue.clone()),
             manifests,
             secrets,
@@ -283,6 +292,11 @@ impl LocalHome {
         State::of(&self.worker.dir, &self.worker.db)
     }
 
+    /// What hands things in while the home serves.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.worker))
+    }
+
     /// Checks an event and puts it on the bus; its runs move once the home
     /// serves.
     ///
@@ -309,6 +323,10 @@ impl LocalHome {
         }
         tasks.spawn(Arc::clone(&worker).glance(stopped.clone()));
         tasks.spawn(Arc::clone(&worker).care(stopped.clone()));
+        tasks.spawn(Arc::clone(&worker).tidy(stopped.clone()));
+        if let Err(error) = schedules::catch_up(&worker).await {
+            tracing::error!(%error, "what the schedules missed is not known");
+        }
         let schedules = Schedules {
             queue: worker.queue.clone(),
             store: Arc::clone(&worker.store),
@@ -343,6 +361,25 @@ impl LocalHome {
             // Cut off between commit and ack: the next process goes on with it.
             tracing::warn!("some work did not finish in time; it will be taken up again");
         }
+    }
+}
+
+/// Hands events and reports to a home that serves, from the same process.
+#[derive(Clone)]
+pub struct Handle(Arc<Worker>);
+
+impl Handle {
+    /// Checks an event and puts it on the bus.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
+        self.0.engine.submit(event).await
+    }
+
+    /// Serves a runner, as the listener does over HTTP.
+    pub async fn report(&self, request: ReportRequest) -> Answer {
+        self.0.report(request).await
     }
 }
 

@@ -1,23 +1,30 @@
 //! The home on one machine: the engine's ports over SQLite and local
 //! processes, the loops that drive it, and the HTTP server in front of it.
 
-pub mod bus;
 pub mod clock;
 pub mod db;
+mod dead_letters;
 pub mod dotenv;
 mod home;
 pub mod http;
+mod launches;
+mod lines;
 mod lock;
 pub mod manifests;
+mod outbox;
 pub mod queue;
+mod records;
+pub mod retention;
 mod schedules;
+mod schema;
 pub mod secrets;
 pub mod sensor_code;
 mod state;
 pub mod store;
+mod work;
 mod worker;
 
-pub use home::{HomeOptions, LocalHome, OpenError};
+pub use home::{Handle, HomeOptions, LocalHome, OpenError};
 pub use state::{Cascade, FollowError, State};
 
 /// The state directory's name inside a project.

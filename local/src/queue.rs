@@ -2,22 +2,32 @@
 //! where a timer is a message with a key that becomes visible later.
 
 use crate::db::{Db, DbError};
+use crate::dead_letters::{self, Undeliverable};
+pub use crate::dead_letters::DeadLetter;
+use crate::lines::{Line, Lines};
+use crate::outbox::{Post, Posted, later};
 use async_trait::async_trait;
 use jiff::Timestamp;
+use loopy_contract::event::Event;
 use loopy_engine::message::{MAX_RECEIVES, Message, QueueName};
-use loopy_engine::ports::{Clock, PortError, Queues, Timers};
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use loopy_engine::ports::{Bus, Clock, PortError, Queues, Timers};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The queues and timers of the home on one machine.
+/// A message that was in hand so often when the process ended is taken alone,
+/// so that those beside it do not share the blame.
+const SUSPECT: u32 = 2;
+
+/// The queues, the bus and the timers of the home on one machine.
 #[derive(Clone)]
 pub struct SqliteQueue {
     db: Db,
     clock: Arc<dyn Clock>,
-    enqueued: Arc<BTreeMap<QueueName, watch::Sender<()>>>,
+    lines: Arc<Lines>,
+    /// Messages that were dealt with and are not removed yet.
+    done: Arc<Mutex<Vec<i64>>>,
 }
 
 /// A message in hand: nobody else gets it until it is released, or until the
@@ -32,58 +42,40 @@ pub struct Claimed {
     pub body: String,
     /// How often it was received, this time included.
     pub receives: u32,
-}
-
-/// A message that was given up.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct DeadLetter {
-    /// Grows with time.
-    pub id: i64,
-    /// Where it waited.
-    pub queue: String,
-    /// As it was sent.
-    pub body: String,
-    /// Why it was given up.
-    pub reason: String,
-    /// How often it was received.
-    pub receives: u32,
-    /// When it was given up.
-    pub buried_at: Timestamp,
+    /// How often the process ended while it was in hand.
+    pub crashes: u32,
 }
 
 impl SqliteQueue {
     /// Queues over an open database.
     pub fn new(db: Db, clock: Arc<dyn Clock>) -> Self {
-        let enqueued = QueueName::ALL
-            .into_iter()
-            .map(|queue| (queue, watch::Sender::new(())));
         Self {
             db,
             clock,
-            enqueued: Arc::new(enqueued.collect()),
+            lines: Arc::new(Lines::new()),
+            done: Arc::default(),
         }
     }
 
-    /// Changes whenever this process has put something into the queue.
+    /// Changes whenever there may be something new in the queue.
     pub fn enqueued(&self, queue: QueueName) -> watch::Receiver<()> {
-        match self.enqueued.get(&queue) {
-            Some(sender) => sender.subscribe(),
-            // Every queue has one; a receiver without a sender never changes.
-            None => watch::Sender::new(()).subscribe(),
-        }
+        self.line(queue).changed()
     }
 
-    fn announce(&self, queue: QueueName) {
-        if let Some(sender) = self.enqueued.get(&queue) {
-            sender.send_replace(());
-        }
+    pub(crate) fn lines(&self) -> &Arc<Lines> {
+        &self.lines
+    }
+
+    pub(crate) fn line(&self, queue: QueueName) -> &Line {
+        self.lines.of(queue)
     }
 
     /// Has everyone look at their queue again: another process may have put
     /// something into it.
     pub(crate) fn look_again(&self) {
         for queue in QueueName::ALL {
-            self.announce(queue);
+            self.line(queue).forget();
+            self.line(queue).announce();
         }
     }
 
@@ -93,56 +85,45 @@ impl SqliteQueue {
     /// # Errors
     /// The database's trouble; nothing is in hand then.
     pub async fn claim(&self, queue: QueueName, limit: usize) -> Result<Vec<Claimed>, PortError> {
-        let what = || format!("claim messages of {queue}");
+        self.claim_beside(queue, limit, false).await
+    }
+
+    /// As [`SqliteQueue::claim`], when a message that a process ended over is in
+    /// hand already or not.
+    pub(crate) async fn claim_beside(
+        &self,
+        queue: QueueName,
+        limit: usize,
+        suspect: bool,
+    ) -> Result<Vec<Claimed>, PortError> {
         let now = self.clock.now().as_millisecond();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        // An idle look must not take the write lock.
-        let due = self
-            .db
-            .read(move |connection| {
-                connection
-                    .prepare_cached(
-                        "SELECT 1 FROM messages \
-                         WHERE queue = ?1 AND leased = 0 AND visible_ms <= ?2",
-                    )?
-                    .exists(params![queue.name(), now])
-            })
-            .await
-            .map_err(|why| PortError::new(what(), why))?;
-        if !due {
+        if !self.line(queue).has_backlog(now) {
             return Ok(Vec::new());
         }
-        let mut claimed = self
-            .db
-            .write(move |connection| {
-                connection
-                    .prepare_cached(
-                        "UPDATE messages SET leased = 1, receives = receives + 1 \
-                         WHERE id IN (SELECT id FROM messages \
-                             WHERE queue = ?1 AND leased = 0 AND visible_ms <= ?2 \
-                             ORDER BY visible_ms, id LIMIT ?3) \
-                         RETURNING visible_ms, id, body, receives",
-                    )?
-                    .query_map(params![queue.name(), now, limit], |row| {
-                        let order: (i64, i64) = (row.get(0)?, row.get(1)?);
-                        let (id, body, receives) = (row.get(1)?, row.get(2)?, row.get(3)?);
-                        Ok((
-                            order,
-                            Claimed {
-                                id,
-                                queue,
-                                body,
-                                receives,
-                            },
-                        ))
-                    })?
-                    .collect::<rusqlite::Result<Vec<_>>>()
-            })
+        let (mine, theirs) = (Arc::clone(&self.lines), Arc::clone(&self.lines));
+        let work = move |connection: &Connection| {
+            let claimed = claim(connection, queue, now, limit, suspect)?;
+            let beside = suspect || claimed.iter().any(Claimed::is_suspect);
+            let next: Option<i64> = connection
+                .prepare_cached(
+                    "SELECT visible_ms FROM messages WHERE queue = ?1 AND leased = 0 \
+                     AND NOT (?2 AND crashes >= ?3) ORDER BY visible_ms LIMIT 1",
+                )?
+                .query_row(params![queue.name(), beside, SUSPECT], |row| row.get(0))
+                .optional()?;
+            let more = next.is_some_and(|next| next <= now);
+            mine.of(queue).know(more, next.unwrap_or(i64::MAX));
+            Ok(claimed)
+        };
+        let after = move |claimed: Option<&mut Vec<Claimed>>| {
+            if claimed.is_none() {
+                theirs.of(queue).forget();
+            }
+        };
+        self.db
+            .write_sure(work, after)
             .await
-            .map_err(|why| PortError::new(what(), why))?;
-        // RETURNING promises no order.
-        claimed.sort_by_key(|(order, _)| *order);
-        Ok(claimed.into_iter().map(|(_, message)| message).collect())
+            .map_err(|why| PortError::new(format!("claim messages of {queue}"), why))
     }
 
     /// Removes a message that has been dealt with.
@@ -150,15 +131,36 @@ impl SqliteQueue {
     /// # Errors
     /// The database's trouble; the message stays in hand.
     pub async fn ack(&self, id: i64) -> Result<(), PortError> {
-        self.db
-            .write(move |connection| {
-                connection
-                    .prepare_cached("DELETE FROM messages WHERE id = ?1")?
-                    .execute([id])
-            })
+        self.remove(vec![id])
             .await
-            .map(|_| ())
             .map_err(|why| PortError::new(format!("ack message {id}"), why))
+    }
+
+    /// Removes messages that have been dealt with, in no hurry: what comes in
+    /// between is dealt with twice. Those that a failing database keeps go with
+    /// the next that are removed.
+    pub(crate) fn remove(
+        &self,
+        ids: Vec<i64>,
+    ) -> impl Future<Output = Result<(), DbError>> + Send + use<> {
+        lock(&self.done).extend(ids);
+        let (mine, again) = (Arc::clone(&self.done), Arc::clone(&self.done));
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&taken);
+        let work = move |connection: &Connection| {
+            let ids = std::mem::take(&mut *lock(&mine));
+            lock(&taken).clone_from(&ids);
+            let mut delete = connection.prepare_cached("DELETE FROM messages WHERE id = ?1")?;
+            for id in ids {
+                delete.execute([id])?;
+            }
+            Ok(())
+        };
+        self.db.ride(work, move |removed| {
+            if removed.is_none() {
+                lock(&again).append(&mut lock(&kept));
+            }
+        })
     }
 
     /// Puts a message back, to come again after `delay`; or, once it has been
@@ -178,18 +180,51 @@ impl SqliteQueue {
             return self.give_up(id, reason).await;
         }
         let visible = later(self.clock.now(), delay);
+        let (lines, queue) = (Arc::clone(&self.lines), message.queue);
         self.db
-            .write(move |connection| {
-                connection
-                    .prepare_cached(
-                        "UPDATE messages SET leased = 0, visible_ms = ?2 WHERE id = ?1",
-                    )?
-                    .execute([id, visible])
-            })
+            .write_sure(
+                move |connection| {
+                    lines.of(queue).due(visible);
+                    connection
+                        .prepare_cached(
+                            "UPDATE messages SET leased = 0, visible_ms = ?2 WHERE id = ?1",
+                        )?
+                        .execute([id, visible])
+                },
+                |_| (),
+            )
             .await
             .map_err(|why| PortError::new(format!("release message {id}"), why))?;
-        self.announce(message.queue);
+        self.line(queue).announce();
         Ok(())
+    }
+
+    /// Puts back what nobody has begun to work on, as if it had never been in
+    /// hand.
+    ///
+    /// # Errors
+    /// The database's trouble; the messages stay in hand.
+    pub(crate) async fn put_back(&self, queue: QueueName) -> Result<(), PortError> {
+        let waiting: Vec<Claimed> = std::iter::from_fn(|| self.line(queue).pop()).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.line(queue).forget();
+        self.db
+            .write_sure(
+                move |connection| {
+                    let mut put_back = connection.prepare_cached(
+                        "UPDATE messages SET leased = 0, receives = receives - 1 WHERE id = ?1",
+                    )?;
+                    for message in &waiting {
+                        put_back.execute([message.id])?;
+                    }
+                    Ok(())
+                },
+                |_| (),
+            )
+            .await
+            .map_err(|why| PortError::new(format!("put messages of {queue} back"), why))
     }
 
     /// Frees what a process held that has died. Only the one that holds the
@@ -208,13 +243,30 @@ impl SqliteQueue {
                 for id in worn_out {
                     let reason =
                         format!("the process ended while it worked on it, {MAX_RECEIVES} times");
-                    move_to_dead_letters(connection, id, &reason, now)?;
+                    dead_letters::give_up(connection, id, &reason, now)?;
                 }
-                connection.execute("UPDATE messages SET leased = 0 WHERE leased = 1", [])
+                connection.execute(
+                    "UPDATE messages SET leased = 0, crashes = crashes + 1 WHERE leased = 1",
+                    [],
+                )
             })
             .await
-            .map(|_| ())
-            .map_err(|why| PortError::new("free the messages of a process that ended", why))
+            .map_err(|why| PortError::new("free the messages of a process that ended", why))?;
+        self.look_again();
+        Ok(())
+    }
+
+    /// Whether the queues hold a message with one of these bodies, in hand or
+    /// not.
+    pub(crate) async fn holds(&self, bodies: [String; 2]) -> Result<bool, PortError> {
+        self.db
+            .read(move |connection| {
+                connection
+                    .prepare_cached("SELECT 1 FROM messages WHERE body IN (?1, ?2)")?
+                    .exists(bodies)
+            })
+            .await
+            .map_err(|why| PortError::new("look for a message", why))
     }
 
     /// When the queue's next message becomes due; `None` when none waits.
@@ -244,7 +296,7 @@ impl SqliteQueue {
     /// The database's trouble.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, PortError> {
         self.db
-            .read(|connection| dead_letters(connection, None))
+            .read(|connection| dead_letters::dead_letters(connection, None))
             .await
             .map_err(|why| PortError::new("list dead letters", why))
     }
@@ -253,137 +305,91 @@ impl SqliteQueue {
         let now = self.clock.now();
         tracing::warn!(message = id, reason, "gave up a message");
         self.db
-            .write(move |connection| move_to_dead_letters(connection, id, &reason, now))
+            .write(move |connection| dead_letters::give_up(connection, id, &reason, now))
             .await
             .map_err(|why| PortError::new(format!("give up message {id}"), why))
     }
 
-    async fn insert(
-        &self,
-        key: Option<String>,
-        message: &Message,
-        visible_ms: i64,
-    ) -> Result<(), PortError> {
-        let queue = message.queue();
-        let what = || format!("send to {queue}");
-        let body = serde_json::to_string(message).map_err(|why| PortError::new(what(), why))?;
+    async fn post(&self, post: Post) -> Result<(), DbError> {
+        let lines = Arc::clone(&self.lines);
+        let now = self.clock.now().as_millisecond();
         self.db
-            .write(move |connection| insert(connection, key.as_deref(), queue, &body, visible_ms))
+            .write_sure(
+                move |connection| Posted::write(&lines, connection, vec![post], now),
+                |posted| posted.into_iter().for_each(Posted::deliver),
+            )
             .await
-            .map_err(|why| PortError::new(what(), why))?;
-        self.announce(queue);
-        Ok(())
+            .map(|_| ())
     }
 }
 
-/// What a dead letter is made of.
-struct Undeliverable {
-    queue: String,
-    body: String,
-    receives: u32,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Undeliverable {
-    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            queue: row.get(0)?,
-            body: row.get(1)?,
-            receives: row.get(2)?,
-        })
-    }
-}
-
-pub(crate) fn insert(
+/// Takes messages in hand: as many as allowed of those that no process ended
+/// over, and one of the others. A timer that fires loses its key, so that it can
+/// be armed again while it is worked on.
+fn claim(
     connection: &Connection,
-    key: Option<&str>,
     queue: QueueName,
-    body: &str,
-    visible_ms: i64,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO messages (key, queue, body, visible_ms) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (key) DO NOTHING",
-        )?
-        .execute(params![key, queue.name(), body, visible_ms])?;
-    Ok(())
+    now: i64,
+    limit: usize,
+    suspect: bool,
+) -> rusqlite::Result<Vec<Claimed>> {
+    let mut take = connection.prepare_cached(
+        "UPDATE messages SET leased = 1, receives = receives + 1, key = NULL \
+         WHERE id IN (SELECT id FROM messages \
+             WHERE queue = ?1 AND leased = 0 AND visible_ms <= ?2 \
+             AND (crashes >= ?4) = ?5 ORDER BY visible_ms, id LIMIT ?3) \
+         RETURNING visible_ms, id, body, receives, crashes",
+    )?;
+    let mut claimed = Vec::new();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    for (limit, suspects) in [(i64::from(!suspect), true), (limit, false)] {
+        // What stands aside leaves its place to one that does not.
+        let limit = if suspects { limit } else { limit.saturating_sub(claimed.len() as i64) };
+        let rows = take.query_map(
+            params![queue.name(), now, limit, SUSPECT, suspects],
+            |row| {
+                let (id, body) = (row.get(1)?, row.get(2)?);
+                let (receives, crashes) = (row.get(3)?, row.get(4)?);
+                let order: (i64, i64) = (row.get(0)?, id);
+                let message = Claimed {
+                    id,
+                    queue,
+                    body,
+                    receives,
+                    crashes,
+                };
+                Ok((order, message))
+            },
+        )?;
+        for row in rows {
+            claimed.push(row?);
+        }
+    }
+    // RETURNING promises no order.
+    claimed.sort_by_key(|(order, _)| *order);
+    Ok(claimed.into_iter().map(|(_, message)| message).collect())
 }
 
-/// All dead letters, or those about one cascade; oldest first.
-pub(crate) fn dead_letters(
-    connection: &Connection,
-    cascade: Option<&str>,
-) -> rusqlite::Result<Vec<DeadLetter>> {
-    connection
-        .prepare_cached(
-            "SELECT id, queue, body, reason, receives, buried_at FROM dead_letters \
-             WHERE ?1 IS NULL OR (json_valid(body) AND json_extract(body, '$.cascade') = ?1) \
-             ORDER BY id",
-        )?
-        .query_map([cascade], |row| {
-            let at: String = row.get(5)?;
-            let buried_at = at.parse().map_err(|why: jiff::Error| {
-                let text = rusqlite::types::Type::Text;
-                rusqlite::Error::FromSqlConversionFailure(5, text, Box::new(why))
-            })?;
-            Ok(DeadLetter {
-                id: row.get(0)?,
-                queue: row.get(1)?,
-                body: row.get(2)?,
-                reason: row.get(3)?,
-                receives: row.get(4)?,
-                buried_at,
-            })
-        })?
-        .collect()
-}
-
-fn bury(
-    connection: &Connection,
-    row: &Undeliverable,
-    reason: &str,
-    at: Timestamp,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO dead_letters (queue, body, reason, receives, buried_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute(params![
-            row.queue,
-            row.body,
-            reason,
-            row.receives,
-            at.to_string()
-        ])?;
-    Ok(())
-}
-
-fn move_to_dead_letters(
-    connection: &Connection,
-    id: i64,
-    reason: &str,
-    at: Timestamp,
-) -> rusqlite::Result<()> {
-    let row = connection
-        .prepare_cached("DELETE FROM messages WHERE id = ?1 RETURNING queue, body, receives")?
-        .query_row([id], Undeliverable::of)
-        .optional()?;
-    row.map_or(Ok(()), |row| bury(connection, &row, reason, at))
-}
-
-/// `delay` after `now`, in milliseconds; past the end of time is the end.
-fn later(now: Timestamp, delay: Duration) -> i64 {
-    now.checked_add(delay)
-        .unwrap_or(Timestamp::MAX)
-        .as_millisecond()
+impl Claimed {
+    /// Whether it has to be worked on alone, as a process ended over it before.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.crashes >= SUSPECT
+    }
 }
 
 #[async_trait]
 impl Queues for SqliteQueue {
     async fn send(&self, message: &Message, delay: Duration) -> Result<(), PortError> {
-        self.insert(None, message, later(self.clock.now(), delay))
+        let what = || format!("send to {}", message.queue());
+        let post = Post::send(message, delay, self.clock.now());
+        let post = post.map_err(|why| PortError::new(what(), why))?;
+        self.post(post)
             .await
+            .map_err(|why| PortError::new(what(), why))
     }
 
     async fn bury(&self, queue: QueueName, body: &str, reason: &str) -> Result<(), PortError> {
@@ -396,7 +402,7 @@ impl Queues for SqliteQueue {
         };
         tracing::warn!(%queue, reason, "buried a message");
         self.db
-            .write(move |connection| bury(connection, &row, &reason, now))
+            .write(move |connection| dead_letters::bury(connection, &row, &reason, now))
             .await
             .map_err(|why| PortError::new(format!("bury a message of {queue}"), why))
     }
@@ -405,21 +411,29 @@ impl Queues for SqliteQueue {
 #[async_trait]
 impl Timers for SqliteQueue {
     async fn arm(&self, key: &str, at: Timestamp, message: &Message) -> Result<(), PortError> {
-        // Rounded up, so that a timer never fires before its moment.
-        let due = at.as_microsecond().saturating_add(999).div_euclid(1000);
-        self.insert(Some(key.to_owned()), message, due).await
+        let what = || format!("arm timer {key}");
+        let post = Post::arm(key.to_owned(), at, message);
+        let post = post.map_err(|why| PortError::new(what(), why))?;
+        self.post(post)
+            .await
+            .map_err(|why| PortError::new(what(), why))
     }
 
     async fn disarm(&self, key: &str) -> Result<(), PortError> {
-        let name = key.to_owned();
-        self.db
-            .write(move |connection| {
-                connection
-                    .prepare_cached("DELETE FROM messages WHERE key = ?1")?
-                    .execute([name])
-            })
+        let post = Post::Disarm {
+            key: key.to_owned(),
+        };
+        self.post(post)
             .await
-            .map(|_| ())
-            .map_err(|why: DbError| PortError::new(format!("disarm timer {key}"), why))
+            .map_err(|why| PortError::new(format!("disarm timer {key}"), why))
+    }
+}
+
+/// The bus on one machine: an event goes straight into the events queue.
+#[async_trait]
+impl Bus for SqliteQueue {
+    async fn publish(&self, event: &Event) -> Result<(), PortError> {
+        self.send(&Message::Event(event.clone()), Duration::ZERO)
+            .await
     }
 }

@@ -1,12 +1,13 @@
 //! Cron schedules and polls: each a loop that sleeps until its next firing and
 //! then puts a message into a queue. What passes while nothing serves the
-//! project is not caught up.
+//! project is caught up once, when the trigger says so.
 
 use crate::queue::SqliteQueue;
+use crate::worker::Worker;
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::manifest::{Manifest, SensorTrigger, Trigger};
 use loopy_engine::message::Message;
-use loopy_engine::ports::{Clock, Queues, Store};
+use loopy_engine::ports::{Clock, PortError, Queues, Store};
 use loopy_engine::schedule;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,18 @@ use tokio::task::JoinSet;
 /// The longest sleep: the wall clock may be set, or the machine suspended,
 /// while a timer of the process knows nothing of it.
 const NAP: Duration = Duration::from_secs(15);
+
+/// Queues the firings that were missed while nothing served the project.
+pub(crate) async fn catch_up(worker: &Worker) -> Result<(), PortError> {
+    let manifest = &worker.manifest;
+    for workflow in manifest.workflows.keys() {
+        if let Some(message) = worker.engine.missed(manifest, workflow).await? {
+            tracing::info!(workflow, "catching up what the schedule missed");
+            worker.queue.send(&message, Duration::ZERO).await?;
+        }
+    }
+    Ok(())
+}
 
 /// What the loops need.
 #[derive(Clone)]
@@ -35,7 +48,7 @@ impl Schedules {
                 .as_ref()
                 .and_then(|entry| workflow.steps.get(entry));
             if let Some(step) = step
-                && let Some(Trigger::Cron { expr, tz }) = &step.trigger
+                && let Some(Trigger::Cron { expr, tz, .. }) = &step.trigger
             {
                 let (id, expr, tz) = (step.id.clone(), expr.clone(), tz.clone());
                 tasks.spawn(self.clone().cron(id, expr, tz));
@@ -157,7 +170,11 @@ mod tests {
         let (stop, stopped) = watch::channel(false);
         let schedules = Schedules {
             queue: queue.clone(),
-            store: Arc::new(SqliteStore::new(db, Arc::clone(&clock) as Arc<dyn Clock>)),
+            store: Arc::new(SqliteStore::new(
+                db,
+                queue.clone(),
+                Arc::clone(&clock) as Arc<dyn Clock>,
+            )),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             stop: stopped,
         };

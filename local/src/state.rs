@@ -1,22 +1,26 @@
 //! A project's state as others see it: listing and showing runs, following a
 //! cascade, and handing an event to the process that serves the project.
 
+use crate::clock::SystemClock;
 use crate::db::{Db, DbError, ReadDb};
 use crate::lock::ProjectLock;
-use crate::queue::{self, DeadLetter};
-use crate::store;
+use crate::queue::SqliteQueue;
+use crate::dead_letters::{self, DeadLetter};
+use crate::{records, store};
 use jiff::Timestamp;
 use loopy_contract::event::Event;
-use loopy_contract::ids::{CascadeId, RunId};
+use loopy_contract::ids::{CascadeId, EventId, RunId};
 use loopy_contract::manifest::{Manifest, ManifestError};
 use loopy_engine::message::Message;
-use loopy_engine::ports::{PortError, RunFilter};
-use loopy_engine::run::{Effect, Run, RunSummary};
+use loopy_engine::ports::{PortError, Queues, RunFilter};
+use loopy_engine::record::{EventFilter, EventRecord};
+use loopy_engine::run::{Effect, Run, RunStatus, RunSummary, StoredRunError};
 use loopy_engine::{SubmitError, check_event};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a followed cascade is looked at, if anything was committed.
@@ -38,7 +42,8 @@ pub struct Cascade {
     pub runs: Vec<Run>,
     /// Events of it that were given up, with the reason.
     pub dead_letters: Vec<DeadLetter>,
-    /// Nothing more will happen: no event of it waits and every run is over.
+    /// Nothing more will happen by itself: no event of it waits, and every run is
+    /// over or waits for a person.
     pub over: bool,
 }
 
@@ -103,7 +108,7 @@ impl State {
     /// When the state cannot be read.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, PortError> {
         self.db
-            .read(|connection| queue::dead_letters(connection, None))
+            .read(|connection| dead_letters::dead_letters(connection, None))
             .await
             .map_err(|why| PortError::new("list dead letters", why))
     }
@@ -131,18 +136,89 @@ impl State {
     pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
         let manifest = self.manifest().await?;
         check_event(&manifest, event)?;
-        if manifest.subscribers(&event.name).is_empty() {
-            return Ok(());
-        }
-        let what = || format!("hand on event {}", event.id);
-        let message = Message::Event(event.clone());
-        let body = serde_json::to_string(&message).map_err(|why| PortError::new(what(), why))?;
-        let now = Timestamp::now().as_millisecond();
-        let db = Db::open(&self.dir).map_err(|why| PortError::new(what(), why))?;
-        db.write(move |connection| queue::insert(connection, None, message.queue(), &body, now))
+        Ok(self.send(&Message::Event(event.clone())).await?)
+    }
+
+    /// Hands a message to the process that serves the project, now or next.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn send(&self, message: &Message) -> Result<(), PortError> {
+        let what = || format!("hand on a message for {}", message.queue());
+        let db = Db::attach(&self.dir).map_err(|why| PortError::new(what(), why))?;
+        SqliteQueue::new(db, Arc::new(SystemClock))
+            .send(message, Duration::ZERO)
+            .await
+    }
+
+    /// Whether a process drives the project, and so takes what is sent.
+    ///
+    /// # Errors
+    /// When the lock cannot be looked at.
+    pub fn is_served(&self) -> Result<bool, PortError> {
+        ProjectLock::is_held(&self.dir)
+            .map_err(|why| PortError::new("look at the project's lock", why))
+    }
+
+    /// The message of an event that nobody has looked at yet, and when it is due.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn queued_event(
+        &self,
+        id: &EventId,
+    ) -> Result<Option<(Event, Timestamp)>, PortError> {
+        let what = || format!("look for event {id} in its queue");
+        let key = id.0.clone();
+        let row: Option<(String, i64)> = self
+            .db
+            .read(move |connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT body, visible_ms FROM messages WHERE queue = 'events' \
+                         AND json_valid(body) AND json_extract(body, '$.kind') = 'event' \
+                         AND json_extract(body, '$.id') = ?1",
+                    )?
+                    .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
+            })
             .await
             .map_err(|why| PortError::new(what(), why))?;
-        Ok(())
+        let Some((body, due)) = row else {
+            return Ok(None);
+        };
+        let event = serde_json::from_str(&body).map_err(|why| PortError::new(what(), why))?;
+        let due = Timestamp::from_millisecond(due).map_err(|why| PortError::new(what(), why))?;
+        Ok(Some((event, due)))
+    }
+
+    /// Has a dead letter tried again; false when there is none with this id.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn redrive(&self, id: i64) -> Result<bool, PortError> {
+        let error = |why: DbError| PortError::new(format!("redrive dead letter {id}"), why);
+        let db = Db::attach(&self.dir).map_err(error)?;
+        let now = Timestamp::now().as_millisecond();
+        let found = db.write(move |connection| dead_letters::redrive(connection, id, now));
+        Ok(found.await.map_err(error)?.is_some())
+    }
+
+    /// What became of an event; `None` when it was never recorded.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn event(&self, id: &EventId) -> Result<Option<EventRecord>, PortError> {
+        let found = records::event(&self.db, id).await?;
+        Ok(found.map(|(record, _)| record))
+    }
+
+    /// Events, newest first.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, PortError> {
+        records::events(&self.db, filter).await
     }
 
     /// How far a cascade has come.
@@ -207,31 +283,35 @@ impl State {
         F: FnMut(&Run),
     {
         let mut version = None;
-        let mut known: BTreeMap<RunId, Run> = BTreeMap::new();
+        let mut known: BTreeMap<RunId, (i64, bool)> = BTreeMap::new();
         let mut newest = Timestamp::now();
         loop {
             let now = self.data_version().await?;
             if version != Some(now) {
                 version = Some(now);
                 let since = newest.checked_sub(OVERLAP).unwrap_or(newest);
-                let running = known.values().filter(|run| !run.status.is_over());
-                let running = running.map(|run| run.id.clone()).collect();
-                let found = store::moving(&self.db, since, running).await?;
+                let open = known.iter().filter(|(_, (_, over))| !over);
+                let open = open.map(|(id, _)| id.clone()).collect();
+                let found = store::versions(&self.db, since, open).await?;
                 let before = std::mem::take(&mut known);
-                for run in found {
-                    newest = newest.max(run.created_at);
-                    if before.get(&run.id) != Some(&run) {
-                        changed(&run);
+                for (id, version) in found {
+                    if let Some(seen) = before.get(&id).filter(|(seen, _)| *seen == version) {
+                        known.insert(id, *seen);
+                        continue;
                     }
-                    known.insert(run.id.clone(), run);
+                    if let Some(stored) = store::load(&self.db, &id).await? {
+                        newest = newest.max(stored.run.created_at);
+                        changed(&stored.run);
+                        known.insert(id, (version, stored.run.status.is_over()));
+                    }
                 }
             }
             tokio::time::sleep(GLANCE).await;
         }
     }
 
-    /// Cascades that are not over: an event of theirs waits, or a run is
-    /// under way. Oldest first.
+    /// Cascades that go on by themselves: an event of theirs waits, or a run is
+    /// under way that nobody has paused and that waits for nobody. Oldest first.
     ///
     /// # Errors
     /// When the state cannot be read.
@@ -239,17 +319,18 @@ impl State {
         let ids = self
             .db
             .read(|connection| {
-                store::texts(
-                    connection,
+                connection
+                    .prepare_cached(
                     "SELECT cascade FROM ( \
-                         SELECT cascade, created_us AS age FROM runs WHERE status = 'running' \
+                         SELECT cascade, created_ns AS age FROM runs WHERE status = 'running' \
                          UNION ALL \
-                         SELECT json_extract(body, '$.cascade'), visible_ms * 1000 FROM messages \
+                         SELECT json_extract(body, '$.cascade'), visible_ms * 1000000 FROM messages \
                          WHERE queue = 'events' AND json_valid(body) \
                          AND json_extract(body, '$.cascade') IS NOT NULL \
                      ) GROUP BY cascade ORDER BY min(age), cascade",
-                    [],
-                )
+                    )?
+                    .query_map([], |row| row.get(0))?
+                    .collect::<rusqlite::Result<Vec<String>>>()
             })
             .await
             .map_err(|why| PortError::new("look for unfinished cascades", why))?;
@@ -272,6 +353,19 @@ fn current_manifest(connection: &Connection) -> rusqlite::Result<Option<String>>
         .optional()
 }
 
+/// Whether a run does nothing more by itself.
+fn rests(run: &Run) -> bool {
+    let works = || {
+        let mut steps = run.steps.values();
+        steps.any(|step| step.state.name() == "running")
+    };
+    match run.status {
+        RunStatus::Parked => true,
+        RunStatus::Paused => !works(),
+        _ => run.status.is_over(),
+    }
+}
+
 /// What the database holds of a cascade at one moment.
 struct Rows {
     event_waits: bool,
@@ -284,7 +378,7 @@ struct Rows {
 #[derive(Debug, thiserror::Error)]
 enum RowError {
     #[error(transparent)]
-    Json(#[from] serde_json::Error),
+    Run(#[from] StoredRunError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
 }
@@ -299,14 +393,23 @@ impl Rows {
                 "SELECT 1 FROM messages WHERE queue = 'events' \
                  AND json_valid(body) AND json_extract(body, '$.cascade') = ?1",
             )?
-            .exists([cascade])?;
+            .exists([cascade])?
+            // An event that waits for others to settle is in no queue itself.
+            || tx
+                .prepare_cached(
+                    "SELECT 1 FROM messages JOIN events \
+                     ON events.id = json_extract(messages.body, '$.event') \
+                     WHERE messages.queue = 'watch' \
+                     AND messages.body LIKE '{\"kind\":\"settled\",%' AND events.cascade = ?1",
+                )?
+                .exists([cascade])?;
         let runs = tx
             .prepare_cached(
-                "SELECT unsettled, run FROM runs WHERE cascade = ?1 ORDER BY created_us, id",
+                "SELECT unsettled, run FROM runs WHERE cascade = ?1 ORDER BY created_ns, id",
             )?
             .query_map([cascade], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        let dead_letters = queue::dead_letters(&tx, Some(cascade))?;
+        let dead_letters = dead_letters::dead_letters(&tx, Some(cascade))?;
         let manifest = current_manifest(&tx)?;
         Ok(Self {
             event_waits,
@@ -321,7 +424,7 @@ impl Rows {
         // Events that a run may have yet to put on the bus.
         let mut unpublished = Vec::new();
         for (unsettled, text) in &self.runs {
-            let run: Run = serde_json::from_str(text)?;
+            let run = loopy_engine::run::read(text)?;
             if *unsettled {
                 unpublished.extend(run.pending.iter().filter_map(
                     |pending| match &pending.effect {
@@ -332,7 +435,7 @@ impl Rows {
             }
             runs.push(run);
         }
-        let mut over = !self.event_waits && runs.iter().all(|run| run.status.is_over());
+        let mut over = !self.event_waits && runs.iter().all(rests);
         if over
             && !unpublished.is_empty()
             && let Some(json) = &self.manifest

@@ -1,25 +1,71 @@
-//! Runs, seen deliveries and watermarks in SQLite.
+//! Runs in SQLite, and the store over all that is kept there. A commit performs
+//! the run's messages, timers and events in its own transaction.
 
 use crate::db::{Db, ReadDb};
+use crate::outbox::{self, Post, Posted};
+use crate::queue::SqliteQueue;
+use crate::records;
+use crate::schema::{moment, nanos};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use loopy_contract::ids::RunId;
-use loopy_engine::ports::{Clock, Commit, PortError, RunFilter, Store, Stored};
-use loopy_engine::run::{Run, RunSummary};
-use rusqlite::{Connection, OptionalExtension, params};
-use serde::de::DeserializeOwned;
+use loopy_contract::ids::{EventId, RunId};
+use loopy_engine::ports::{Clock, Commit, Document, PortError, RunFilter, Store, Stored};
+use loopy_engine::record::{EventFilter, EventRecord};
+use loopy_engine::run::{Effect, Run, RunSummary};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::sync::Arc;
+
+/// How many runs are read at once where all are gone through, so that they are
+/// never in memory all together.
+const PAGE: i64 = 64;
 
 /// The store of the home on one machine.
 pub struct SqliteStore {
     db: Db,
+    queue: SqliteQueue,
     clock: Arc<dyn Clock>,
 }
 
 impl SqliteStore {
-    /// A store over an open database.
-    pub fn new(db: Db, clock: Arc<dyn Clock>) -> Self {
-        Self { db, clock }
+    /// A store over an open database, beside its queues.
+    pub fn new(db: Db, queue: SqliteQueue, clock: Arc<dyn Clock>) -> Self {
+        Self { db, queue, clock }
+    }
+
+    /// Writes a run with its messages. `version` is the one it must have; none
+    /// when it must not exist.
+    async fn write(&self, mut run: Run, version: Option<u64>) -> Result<Commit, PortError> {
+        let what = if version.is_some() { "commit" } else { "create" };
+        let id = run.id.clone();
+        let error = |why: &dyn std::fmt::Display| PortError::new(format!("{what} run {id}"), why);
+        let now = self.clock.now();
+        let posts = outbox::take(&mut run, now).map_err(|why| error(&why))?;
+        let columns = Columns::of(&run).map_err(|why| error(&why))?;
+        let expected = version.map(i64::try_from).transpose();
+        let expected = expected.map_err(|why| error(&why))?;
+        let lines = Arc::clone(self.queue.lines());
+        let now = now.as_millisecond();
+        let work = move |connection: &Connection| {
+            let written = match expected {
+                None => columns.insert(connection)?,
+                Some(version) => columns.update(connection, version)?,
+            };
+            let posts: Vec<Post> = if written { posts } else { Vec::new() };
+            let posted = Posted::write(&lines, connection, posts, now)?;
+            Ok((written, posted))
+        };
+        let deliver = |done: Option<&mut (bool, Posted)>| {
+            if let Some((_, posted)) = done {
+                posted.deliver();
+            }
+        };
+        let written = self.db.write_sure(work, deliver).await;
+        let (written, _) = written.map_err(|why| error(&why))?;
+        if !written {
+            return Ok(Commit::Conflict);
+        }
+        let version = version.unwrap_or(0).saturating_add(1);
+        Ok(Commit::Done(Box::new(Stored { run, version })))
     }
 }
 
@@ -29,166 +75,168 @@ impl Store for SqliteStore {
         load(&ReadDb::from(&self.db), id).await
     }
 
-    async fn create(&self, run: &Run) -> Result<Commit, PortError> {
-        let what = || format!("create run {}", run.id);
-        let row = Row::of(run).map_err(|why| PortError::new(what(), why))?;
-        let inserted = self
-            .db
-            .write(move |connection| {
-                connection
-                    .prepare_cached(
-                        "INSERT INTO runs \
-                         (id, version, workflow, status, cascade, created_us, unsettled, \
-                         summary, run) VALUES (?1, 1, ?2, ?3, ?4, ?5, 1, ?6, ?7) ON CONFLICT (id) DO NOTHING",
-                    )?
-                    .execute(params![
-                        row.id,
-                        row.workflow,
-                        row.status,
-                        row.cascade,
-                        row.created_us,
-                        row.summary,
-                        row.run
-                    ])
-            })
-            .await
-            .map_err(|why| PortError::new(what(), why))?;
-        Ok(if inserted == 1 {
-            Commit::Done(1)
-        } else {
-            Commit::Conflict
-        })
+    async fn create(&self, run: Run) -> Result<Commit, PortError> {
+        self.write(run, None).await
     }
 
-    async fn commit(&self, run: &Run, version: u64) -> Result<Commit, PortError> {
-        let what = || format!("commit run {}", run.id);
-        let row = Row::of(run).map_err(|why| PortError::new(what(), why))?;
-        let expected = i64::try_from(version).map_err(|why| PortError::new(what(), why))?;
-        let changed = self
-            .db
-            .write(move |connection| {
-                connection
-                    .prepare_cached(
-                        "UPDATE runs SET version = version + 1, status = ?3, unsettled = 1, \
-                         summary = ?4, run = ?5 WHERE id = ?1 AND version = ?2",
-                    )?
-                    .execute(params![row.id, expected, row.status, row.summary, row.run])
-            })
-            .await
-            .map_err(|why| PortError::new(what(), why))?;
-        Ok(if changed == 1 {
-            Commit::Done(version + 1)
-        } else {
-            Commit::Conflict
-        })
+    async fn commit(&self, run: Run, version: u64) -> Result<Commit, PortError> {
+        self.write(run, Some(version)).await
     }
 
     async fn list(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError> {
         list(&ReadDb::from(&self.db), filter).await
     }
 
+    async fn event(&self, id: &EventId) -> Result<Option<(EventRecord, u64)>, PortError> {
+        records::event(&ReadDb::from(&self.db), id).await
+    }
+
+    async fn write_event(&self, record: &EventRecord, expected: u64) -> Result<bool, PortError> {
+        records::write_event(&self.db, record, expected).await
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, PortError> {
+        records::events(&ReadDb::from(&self.db), filter).await
+    }
+
+    async fn document(&self, key: &str) -> Result<Option<Document>, PortError> {
+        records::document(&self.db, key).await
+    }
+
+    async fn write_document(
+        &self,
+        key: &str,
+        text: &str,
+        expected: Option<u64>,
+        expires: Timestamp,
+    ) -> Result<bool, PortError> {
+        records::write_document(&self.db, key, text, expected, expires).await
+    }
+
     async fn seen(&self, delivery: &str) -> Result<bool, PortError> {
-        let now = self.clock.now().as_second();
-        let key = delivery.to_owned();
-        self.db
-            .read(move |connection| {
-                connection
-                    .prepare_cached("SELECT 1 FROM seen WHERE delivery = ?1 AND expires > ?2")?
-                    .exists(params![key, now])
-            })
-            .await
-            .map_err(|why| PortError::new(format!("look up delivery {delivery}"), why))
+        records::seen(&self.db, delivery, self.clock.now()).await
     }
 
     async fn mark_seen(&self, delivery: &str, expires: Timestamp) -> Result<(), PortError> {
-        let now = self.clock.now().as_second();
-        let key = delivery.to_owned();
-        self.db
-            .write(move |connection| {
-                // Whoever marks one takes a few of the expired away, so that
-                // the table stays as large as the deliveries of some days.
-                connection
-                    .prepare_cached(
-                        "DELETE FROM seen WHERE delivery IN \
-                         (SELECT delivery FROM seen WHERE expires <= ?1 LIMIT 4)",
-                    )?
-                    .execute([now])?;
-                connection
-                    .prepare_cached(
-                        "INSERT INTO seen (delivery, expires) VALUES (?1, ?2) \
-                         ON CONFLICT (delivery) DO UPDATE SET expires = excluded.expires",
-                    )?
-                    .execute(params![key, expires.as_second()])
-            })
-            .await
-            .map(|_| ())
-            .map_err(|why| PortError::new(format!("mark delivery {delivery}"), why))
+        records::mark_seen(&self.db, delivery, expires, self.clock.now()).await
     }
 
     async fn watermark(&self, name: &str) -> Result<Option<Timestamp>, PortError> {
-        let error = |why: &dyn std::fmt::Display| {
-            PortError::new(format!("read the watermark of {name}"), why)
-        };
-        let key = name.to_owned();
-        let text: Option<String> = self
-            .db
-            .read(move |connection| {
-                connection
-                    .prepare_cached("SELECT at FROM watermarks WHERE name = ?1")?
-                    .query_row([key], |row| row.get(0))
-                    .optional()
-            })
-            .await
-            .map_err(|why| error(&why))?;
-        text.map(|text| text.parse().map_err(|why: jiff::Error| error(&why)))
-            .transpose()
+        records::watermark(&self.db, name).await
     }
 
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {
-        let key = name.to_owned();
-        self.db
-            .write(move |connection| {
-                connection
-                    .prepare_cached(
-                        "INSERT INTO watermarks (name, at) VALUES (?1, ?2) \
-                         ON CONFLICT (name) DO UPDATE SET at = excluded.at",
-                    )?
-                    .execute(params![key, at.to_string()])
-            })
-            .await
-            .map(|_| ())
-            .map_err(|why| PortError::new(format!("write the watermark of {name}"), why))
+        records::set_watermark(&self.db, name, at).await
     }
 }
 
 /// A run as its table has it.
-struct Row {
+struct Columns {
     id: String,
     workflow: String,
     status: &'static str,
+    event: String,
+    event_id: String,
     cascade: String,
-    created_us: i64,
-    summary: String,
+    manifest: String,
+    created_ns: i64,
+    ended_ns: Option<i64>,
+    cost_usd: f64,
+    unsettled: bool,
     run: String,
 }
 
-impl Row {
+impl Columns {
     fn of(run: &Run) -> Result<Self, serde_json::Error> {
         Ok(Self {
             id: run.id.0.clone(),
             workflow: run.workflow.clone(),
             status: run.status.name(),
+            event: run.event.name.clone(),
+            event_id: run.event.id.0.clone(),
             cascade: run.event.cascade.0.clone(),
-            created_us: run.created_at.as_microsecond(),
-            summary: serde_json::to_string(&run.summary())?,
+            manifest: run.manifest.0.clone(),
+            created_ns: nanos(run.created_at),
+            ended_ns: run.ended_at.map(nanos),
+            cost_usd: run.cost_usd(),
+            // A launch has a message that comes again; nothing else has.
+            unsettled: run
+                .pending
+                .iter()
+                .any(|pending| !matches!(pending.effect, Effect::Launch { .. })),
             run: serde_json::to_string(run)?,
         })
+    }
+
+    /// False when the run is there already.
+    fn insert(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let inserted = connection
+            .prepare_cached(
+                "INSERT INTO runs (id, version, workflow, status, event, event_id, cascade, \
+                 manifest, created_ns, ended_ns, cost_usd, unsettled, run) \
+                 VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
+                 ON CONFLICT (id) DO NOTHING",
+            )?
+            .execute(params![
+                self.id,
+                self.workflow,
+                self.status,
+                self.event,
+                self.event_id,
+                self.cascade,
+                self.manifest,
+                self.created_ns,
+                self.ended_ns,
+                self.cost_usd,
+                self.unsettled,
+                self.run
+            ])?;
+        Ok(inserted == 1)
+    }
+
+    /// False when the run has another version, or is not there.
+    fn update(&self, connection: &Connection, version: i64) -> rusqlite::Result<bool> {
+        // Most commits change no column that an index has, and an update that
+        // does not name those leaves the indexes alone.
+        let same = connection
+            .prepare_cached(
+                "UPDATE runs SET version = version + 1, ended_ns = ?3, cost_usd = ?4, run = ?5 \
+                 WHERE id = ?1 AND version = ?2 AND status = ?6 AND unsettled = ?7",
+            )?
+            .execute(params![
+                self.id,
+                version,
+                self.ended_ns,
+                self.cost_usd,
+                self.run,
+                self.status,
+                self.unsettled
+            ])?;
+        if same == 1 {
+            return Ok(true);
+        }
+        let changed = connection
+            .prepare_cached(
+                "UPDATE runs SET version = version + 1, ended_ns = ?3, cost_usd = ?4, run = ?5, \
+                 status = ?6, unsettled = ?7 WHERE id = ?1 AND version = ?2",
+            )?
+            .execute(params![
+                self.id,
+                version,
+                self.ended_ns,
+                self.cost_usd,
+                self.run,
+                self.status,
+                self.unsettled
+            ])?;
+        Ok(changed == 1)
     }
 }
 
 /// Loads a run; also for processes that only read.
 pub(crate) async fn load(db: &ReadDb, id: &RunId) -> Result<Option<Stored>, PortError> {
     let key = id.0.clone();
+    let error = |why: &dyn std::fmt::Display| PortError::new(format!("read run {id}"), why);
     let row: Option<(i64, String)> = db
         .read(move |connection| {
             connection
@@ -197,88 +245,133 @@ pub(crate) async fn load(db: &ReadDb, id: &RunId) -> Result<Option<Stored>, Port
                 .optional()
         })
         .await
-        .map_err(|why| PortError::new(format!("read run {id}"), why))?;
+        .map_err(|why| error(&why))?;
     let Some((version, text)) = row else {
         return Ok(None);
     };
-    let error = |why: String| PortError::new(format!("read run {id}"), why);
     Ok(Some(Stored {
-        run: serde_json::from_str(&text).map_err(|why| error(why.to_string()))?,
-        version: u64::try_from(version).map_err(|why| error(why.to_string()))?,
+        run: loopy_engine::run::read(&text).map_err(|why| error(&why))?,
+        version: u64::try_from(version).map_err(|why| error(&why))?,
     }))
 }
 
 /// Lists runs; also for processes that only read.
 pub(crate) async fn list(db: &ReadDb, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError> {
     let filter = filter.clone();
-    runs(db, "list runs", move |connection| {
+    db.read(move |connection| {
         // One statement for each filter, so that each has its index.
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-        let order = "ORDER BY created_us DESC, id DESC LIMIT ?1";
-        match (&filter.workflow, &filter.status) {
-            (None, None) => texts(
-                connection,
-                &format!("SELECT summary FROM runs {order}"),
-                params![limit],
-            ),
-            (Some(workflow), None) => texts(
-                connection,
-                &format!("SELECT summary FROM runs WHERE workflow = ?2 {order}"),
-                params![limit, workflow],
-            ),
-            (None, Some(status)) => texts(
-                connection,
-                &format!("SELECT summary FROM runs WHERE status = ?2 {order}"),
-                params![limit, status],
-            ),
-            (Some(workflow), Some(status)) => texts(
-                connection,
-                &format!("SELECT summary FROM runs WHERE workflow = ?2 AND status = ?3 {order}"),
-                params![limit, workflow, status],
-            ),
+        let mut values: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
+        let mut conditions = Vec::new();
+        if let Some(workflow) = &filter.workflow {
+            conditions.push("workflow = :workflow");
+            values.push((":workflow", workflow));
         }
+        if let Some(status) = &filter.status {
+            conditions.push("status = :status");
+            values.push((":status", status));
+        }
+        let condition = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!("WHERE {}", conditions.join(" AND "))
+        };
+        connection
+            .prepare_cached(&format!(
+                "SELECT id, workflow, status, event, event_id, cascade, created_ns, ended_ns, \
+                 cost_usd FROM runs {condition} ORDER BY created_ns DESC, id DESC LIMIT :limit"
+            ))?
+            .query_map(&*values, summary)?
+            .collect()
     })
     .await
+    .map_err(|why| PortError::new("list runs", why))
 }
 
-/// Every run that is not over, with its full state.
-pub(crate) async fn running(db: &ReadDb) -> Result<Vec<Run>, PortError> {
-    let sql = "SELECT run FROM runs WHERE status = 'running' ORDER BY created_us, id";
-    runs(db, "read the running runs", move |connection| {
-        texts(connection, sql, [])
+fn summary(row: &Row<'_>) -> rusqlite::Result<RunSummary> {
+    let ended: Option<i64> = row.get(7)?;
+    Ok(RunSummary {
+        id: RunId(row.get(0)?),
+        workflow: row.get(1)?,
+        status: row.get(2)?,
+        event: row.get(3)?,
+        event_id: row.get(4)?,
+        cascade: row.get(5)?,
+        created_at: moment(row.get(6)?),
+        ended_at: ended.map(moment),
+        cost_usd: row.get(8)?,
     })
-    .await
 }
 
-/// Runs that are not over, those among `known`, and those made at `since` or
-/// later, oldest first, with their full state.
-pub(crate) async fn moving(
+/// Runs that are not over, in their order, from the one after `last`: a page of
+/// them, with what to ask for the next page with.
+pub(crate) async fn open_runs(
+    db: &ReadDb,
+    last: Option<(i64, String)>,
+) -> Result<(Vec<Run>, Option<(i64, String)>), PortError> {
+    let what = "read the runs that are not over";
+    let (ns, id) = last.unwrap_or((i64::MIN, String::new()));
+    let rows: Vec<(i64, String, String)> = db
+        .read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT created_ns, id, run FROM runs \
+                     WHERE status IN ('running', 'paused', 'parked') \
+                     AND (created_ns, id) > (?1, ?2) ORDER BY created_ns, id LIMIT ?3",
+                )?
+                .query_map(params![ns, id, PAGE], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })?
+                .collect()
+        })
+        .await
+        .map_err(|why| PortError::new(what, why))?;
+    let next = rows.last().map(|(ns, id, _)| (*ns, id.clone()));
+    let runs = rows
+        .iter()
+        .map(|(_, _, text)| loopy_engine::run::read(text))
+        .collect::<Result<_, _>>()
+        .map_err(|why| PortError::new(what, why))?;
+    Ok((runs, next))
+}
+
+/// Versions of the runs that are not over, of those among `known`, and of those
+/// made at `since` or later, oldest first.
+pub(crate) async fn versions(
     db: &ReadDb,
     since: Timestamp,
     known: Vec<RunId>,
-) -> Result<Vec<Run>, PortError> {
+) -> Result<Vec<(RunId, i64)>, PortError> {
     let what = "look for runs that moved";
     let known = serde_json::to_string(&known).map_err(|why| PortError::new(what, why))?;
-    runs(db, what, move |connection| {
-        texts(
-            connection,
-            "SELECT run FROM runs WHERE id IN ( \
-                 SELECT id FROM runs WHERE status = 'running' \
-                 UNION SELECT id FROM runs WHERE created_us >= ?1 \
-                 UNION SELECT value FROM json_each(?2) \
-             ) ORDER BY created_us, id",
-            params![since.as_microsecond(), known],
-        )
+    db.read(move |connection| {
+        connection
+            .prepare_cached(
+                "SELECT id, version FROM runs WHERE id IN ( \
+                     SELECT id FROM runs WHERE status IN ('running', 'paused', 'parked') \
+                     UNION SELECT id FROM runs WHERE created_ns >= ?1 \
+                     UNION SELECT value FROM json_each(?2) \
+                 ) ORDER BY created_ns, id",
+            )?
+            .query_map(params![nanos(since), known], |row| {
+                Ok((RunId(row.get(0)?), row.get(1)?))
+            })?
+            .collect()
     })
     .await
+    .map_err(|why| PortError::new(what, why))
 }
 
 /// The runs whose last commit may have effects that were not performed.
 pub(crate) async fn unsettled(db: &ReadDb) -> Result<Vec<RunId>, PortError> {
-    db.read(|connection| texts(connection, "SELECT id FROM runs WHERE unsettled = 1", []))
-        .await
-        .map(|ids| ids.into_iter().map(RunId).collect())
-        .map_err(|why| PortError::new("look for runs with effects to perform", why))
+    db.read(|connection| {
+        connection
+            .prepare_cached("SELECT id FROM runs WHERE unsettled = 1")?
+            .query_map([], |row| row.get(0).map(RunId))?
+            .collect()
+    })
+    .await
+    .map_err(|why| PortError::new("look for runs with effects to perform", why))
 }
 
 /// Records that every effect committed so far was performed. The caller makes
@@ -292,31 +385,4 @@ pub(crate) async fn settle(db: &Db) -> Result<(), PortError> {
     .await
     .map(|_| ())
     .map_err(|why| PortError::new("record that effects were performed", why))
-}
-
-/// Reads what `query` finds as JSON.
-async fn runs<T, F>(db: &ReadDb, what: &str, query: F) -> Result<Vec<T>, PortError>
-where
-    T: DeserializeOwned,
-    F: FnOnce(&Connection) -> rusqlite::Result<Vec<String>> + Send + 'static,
-{
-    let found = db
-        .read(query)
-        .await
-        .map_err(|why| PortError::new(what, why))?;
-    found
-        .iter()
-        .map(|text| serde_json::from_str(text).map_err(|why| PortError::new(what, why)))
-        .collect()
-}
-
-pub(crate) fn texts(
-    connection: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-) -> rusqlite::Result<Vec<String>> {
-    connection
-        .prepare_cached(sql)?
-        .query_map(params, |row| row.get(0))?
-        .collect()
 }

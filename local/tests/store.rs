@@ -9,6 +9,7 @@ use loopy_engine::ports::{Clock, Manifests};
 use loopy_local::clock::SystemClock;
 use loopy_local::db::{Db, DbError, ReadDb};
 use loopy_local::manifests::{KeepError, LocalManifests};
+use loopy_local::queue::SqliteQueue;
 use loopy_local::store::SqliteStore;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -25,7 +26,8 @@ async fn the_store_keeps_what_every_store_promises() {
     let dir = tempfile::tempdir().unwrap();
     let db = Db::open(&dir.path().join("state")).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(SqliteStore::new(db, Arc::clone(&clock)));
+    let queue = SqliteQueue::new(db.clone(), Arc::clone(&clock));
+    let store = Arc::new(SqliteStore::new(db, queue, Arc::clone(&clock)));
     loopy_engine::conformance::store(store, clock.now(), "sqlite")
         .await
         .unwrap();
@@ -183,7 +185,9 @@ async fn marks_of_deliveries_do_not_pile_up() {
     use loopy_engine::ports::Store;
     let dir = tempfile::tempdir().unwrap();
     let db = Db::open(dir.path()).unwrap();
-    let store = SqliteStore::new(db.clone(), Arc::new(SystemClock));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let queue = SqliteQueue::new(db.clone(), Arc::clone(&clock));
+    let store = SqliteStore::new(db.clone(), queue, clock);
     for index in 0..50 {
         store
             .mark_seen(&format!("old-{index}"), Timestamp::UNIX_EPOCH)

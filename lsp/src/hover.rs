@@ -130,7 +130,7 @@ fn describe(index: &Index, target: &Target) -> Option<String> {
             let mut text = format!("**step** `{workflow}/{s}`\n");
             match &entry.trigger {
                 Some(Trigger::Event { event, .. }) => line(&mut text, "on", Some(event)),
-                Some(Trigger::Cron { expr, tz }) => {
+                Some(Trigger::Cron { expr, tz, .. }) => {
                     let zone = tz.as_deref().unwrap_or("UTC");
                     line(&mut text, "on", Some(&format!("{expr} ({zone})")));
                 }

@@ -5,17 +5,32 @@ use loopy_contract::manifest::Contract;
 use loopy_contract::report::{Envelope, Outcome};
 use loopy_contract::schema::{object_schema, violations};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether the step declares an output or an event at all.
 pub(crate) fn declares_any(envelope: &Envelope) -> bool {
     !envelope.output.fields.is_empty() || !envelope.emits.is_empty()
 }
 
+/// Whether the step has to put anything out.
+pub(crate) fn needs_any(envelope: &Envelope) -> bool {
+    !envelope.output.fields.is_empty() || needed_events(envelope).next().is_some()
+}
+
+/// The events that may not be left out.
+pub(crate) fn needed_events(envelope: &Envelope) -> impl Iterator<Item = &String> {
+    envelope
+        .emits
+        .keys()
+        .filter(|name| !envelope.emits_optional.contains(*name))
+}
+
 /// The JSON Schema of `{"output": {…}, "emits": {"Event": {…}}}`, with just the
-/// members that are declared, all of them required.
+/// members that are declared, all of them required but for events under a
+/// condition (and `emits` itself when it has no others).
 pub(crate) fn wanted_schema(envelope: &Envelope) -> Value {
     let mut members = Map::new();
+    let mut optional = BTreeSet::new();
     if !envelope.output.fields.is_empty() {
         members.insert("output".to_owned(), object_schema(&envelope.output));
     }
@@ -25,13 +40,20 @@ pub(crate) fn wanted_schema(envelope: &Envelope) -> Value {
             .iter()
             .map(|(name, contract)| (name.clone(), object_schema(contract)))
             .collect();
-        members.insert("emits".to_owned(), closed_object(events));
+        let events = closed_object(events, &envelope.emits_optional);
+        members.insert("emits".to_owned(), events);
+        if needed_events(envelope).next().is_none() {
+            optional.insert("emits".to_owned());
+        }
     }
-    closed_object(members)
+    closed_object(members, &optional)
 }
 
-fn closed_object(members: Map<String, Value>) -> Value {
-    let required: Vec<&String> = members.keys().collect();
+fn closed_object(members: Map<String, Value>, optional: &BTreeSet<String>) -> Value {
+    let required: Vec<&String> = members
+        .keys()
+        .filter(|name| !optional.contains(*name))
+        .collect();
     json!({
         "type": "object",
         "required": required,
@@ -84,6 +106,7 @@ pub(crate) fn check(envelope: &Envelope, value: &Value) -> Result<Outcome, Vec<S
                     part(contract, Some(payload), &place, &mut wrong),
                 );
             }
+            None if envelope.emits_optional.contains(name) => {}
             None => wrong.push(format!("/emits: the event `{name}` is missing")),
         }
     }

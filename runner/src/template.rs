@@ -2,7 +2,7 @@
 //! by those who use it, and never scanned again.
 
 use loopy_contract::manifest::Ref;
-use loopy_contract::report::{Envelope, Failure, FailureClass};
+use loopy_contract::report::Envelope;
 use serde_json::Value;
 
 /// A stretch of a body.
@@ -56,25 +56,25 @@ fn literal(tag: &str) -> Option<usize> {
     Some(tag.len() - after.len())
 }
 
-/// What `reference` stands for: `None` for an optional field that is absent.
-///
-/// # Errors
-/// The envelope has nothing of that producer: runner and engine disagree.
-pub(crate) fn value<'e>(
-    envelope: &'e Envelope,
-    reference: &Ref,
-) -> Result<Option<&'e Value>, Failure> {
-    let fields = envelope
-        .values
-        .get(&reference.producer)
-        .ok_or_else(|| Failure {
-            class: FailureClass::Sandbox,
-            message: format!(
-                "the envelope has no values of `{}`, which the body names in {}",
-                reference.producer, reference.raw
-            ),
-        })?;
-    Ok(fields.get(&reference.field))
+/// What `reference` stands for: `None` for an optional field that is absent, and
+/// for what a step would have put out that was skipped.
+pub(crate) fn value(envelope: &Envelope, reference: &Ref) -> Option<Value> {
+    pick(envelope.values.get(&reference.producer)?, &reference.field)
+}
+
+/// A field of a producer. Of a list of outputs it is the list of that field, with
+/// null where it is absent; without a name it is the producer as a whole.
+fn pick(producer: &Value, field: &str) -> Option<Value> {
+    match producer {
+        _ if field.is_empty() => Some(producer.clone()),
+        Value::Array(outputs) => Some(
+            outputs
+                .iter()
+                .map(|output| output.get(field).cloned().unwrap_or_default())
+                .collect(),
+        ),
+        _ => producer.get(field).cloned(),
+    }
 }
 
 /// A value as text: strings as they are, nothing for an absent one, JSON for
@@ -90,6 +90,7 @@ pub(crate) fn text(value: Option<&Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn reference(producer: &str, field: &str, raw: &str) -> Ref {
         Ref {
@@ -113,6 +114,21 @@ mod tests {
                 Piece::Text("b{{ c }} {{"),
             ]
         );
+    }
+
+    #[test]
+    fn items_lists_and_what_is_absent_are_picked_rightly() {
+        let item = json!({"name": "a", "size": 2});
+        assert_eq!(pick(&item, ""), Some(item.clone()));
+        assert_eq!(pick(&item, "size"), Some(json!(2)));
+        assert_eq!(pick(&item, "gone"), None);
+        // An item that is no object has no fields.
+        assert_eq!(pick(&json!("text"), ""), Some(json!("text")));
+        assert_eq!(pick(&json!("text"), "x"), None);
+        let outputs = json!([{"n": 1}, {"m": 2}, {"n": [3]}]);
+        assert_eq!(pick(&outputs, ""), Some(outputs.clone()));
+        assert_eq!(pick(&outputs, "n"), Some(json!([1, null, [3]])));
+        assert_eq!(pick(&json!([]), "n"), Some(json!([])));
     }
 
     #[test]

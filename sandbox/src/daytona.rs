@@ -7,8 +7,8 @@
 //!
 //! # Once, whoever asks again
 //!
-//! * The sandbox: its name is the client token, and names are unique in an
-//!   account. It is looked up before it is made; if two launches race, the
+//! * The sandbox: its name is the client token, by which it is looked up, stopped
+//!   and looked after too; names are unique in an account. It is looked up before it is made; if two launches race, the
 //!   second one's request meets a conflict and takes what the first one made.
 //! * The runner: neither "was the command sent" nor "did it arrive" can be
 //!   known for sure from outside, so the command itself decides. It first makes
@@ -276,10 +276,6 @@ impl Sandboxes for Daytona {
             )));
         }
 
-        let reference = SandboxRef {
-            provider: NAME.to_owned(),
-            id: sandbox.id.clone(),
-        };
         loop {
             match sandbox.state {
                 State::Started => break,
@@ -298,14 +294,14 @@ impl Sandboxes for Daytona {
                 }
                 // Its attempt is over, whether the runner was started or not;
                 // `state` says so, and the engine decides on another attempt.
-                state if state.is_over() => return Ok(Launch::Started(reference)),
+                state if state.is_over() => return Ok(Launch::Started),
                 _ if begun.elapsed() >= self.patience => return Ok(Launch::Pending(LOOK_AGAIN)),
                 _ => {}
             }
             sleep(LOOK).await;
-            sandbox = match account.rest.get(&reference.id).await? {
+            sandbox = match account.rest.get(&spec.client_token).await? {
                 Some(sandbox) => sandbox,
-                None => return Ok(Launch::Started(reference)),
+                None => return Ok(Launch::Started),
             };
         }
 
@@ -321,7 +317,7 @@ impl Sandboxes for Daytona {
         if toolbox.exists(&started()).await.map_err(toolbox_error)?
             || self.start_runner(&toolbox, spec, workdir).await?
         {
-            Ok(Launch::Started(reference))
+            Ok(Launch::Started)
         } else {
             Ok(Launch::Pending(LOOK_AGAIN))
         }

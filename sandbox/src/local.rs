@@ -21,6 +21,10 @@
 //! * Neither: nothing was started. The lock makes this sure: a forked child
 //!   shares it until its `exec`, so whoever gets the lock finds every earlier
 //!   child either dead or with its environment in place.
+//!
+//! A sandbox can be stopped before it is launched, by an engine that has seen its
+//! attempt end meanwhile. Then the file `stopped` keeps a launch that comes later
+//! from starting anything.
 
 use crate::processes::{self, Process};
 use crate::{attempt_name, launch_variables};
@@ -31,7 +35,7 @@ use loopy_engine::run::SandboxRef;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -108,7 +112,7 @@ impl Local {
     }
 
     /// Blocks for as long as the process needs to introduce itself.
-    fn start(&self, spec: &LaunchSpec) -> Result<SandboxRef, LaunchError> {
+    fn start(&self, spec: &LaunchSpec) -> Result<(), LaunchError> {
         let place = self
             .place(&spec.client_token)
             .map_err(LaunchError::Refused)?;
@@ -118,25 +122,13 @@ impl Local {
                 error,
             )
         };
-        let reference = SandboxRef {
-            provider: NAME.to_owned(),
-            id: spec.client_token.clone(),
-        };
+        let _lock = place.lock().map_err(trouble)?;
 
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&place.directory)
-            .map_err(trouble)?;
-        let lock = private_file(&place.directory.join("lock")).map_err(trouble)?;
-        lock.lock().map_err(trouble)?;
-
-        if place.record().map_err(trouble)?.is_some() {
-            return Ok(reference);
+        if place.record().map_err(trouble)?.is_some() || place.stopped().exists() {
+            return Ok(());
         }
         if place.introducing().map_err(trouble)? {
-            place.wait_for_record(|| Ok(None)).map_err(trouble)?;
-            return Ok(reference);
+            return Ok(place.wait_for_record(|| Ok(None)).map_err(trouble)?);
         }
 
         let program = self
@@ -178,8 +170,12 @@ impl Local {
         // Someone has to take note of the child's end, or it stays a zombie.
         tokio::spawn(async move { child.wait().await });
         introduced.map_err(trouble)?;
-        tracing::info!(sandbox = %reference.id, "started the runner for {}", attempt_name(spec));
-        Ok(reference)
+        tracing::info!(
+            sandbox = spec.client_token,
+            "started the runner for {}",
+            attempt_name(spec)
+        );
+        Ok(())
     }
 
     /// Blocks until all processes are gone.
@@ -187,7 +183,8 @@ impl Local {
         let what = || format!("stop local sandbox {id}");
         let place = self.place(id).map_err(|why| PortError::new(what(), why))?;
         place
-            .kill()
+            .forbid()
+            .and_then(|()| place.kill())
             .map_err(|error| PortError::new(what(), error))?;
         remove_tree(&place.workspace()).map_err(|error| {
             PortError::new(
@@ -200,19 +197,7 @@ impl Local {
     fn look(&self, id: &str) -> Result<SandboxState, PortError> {
         let what = || format!("look after local sandbox {id}");
         let place = self.place(id).map_err(|why| PortError::new(what(), why))?;
-        let alive = match place
-            .record()
-            .map_err(|error| PortError::new(what(), error))?
-        {
-            Some(record) => record
-                .leader()
-                .map_err(|error| PortError::new(what(), error))?,
-            None => None,
-        };
-        Ok(match alive {
-            Some(process) if !process.ended => SandboxState::Alive,
-            _ => SandboxState::Gone,
-        })
+        place.state().map_err(|error| PortError::new(what(), error))
     }
 }
 
@@ -222,7 +207,7 @@ impl Sandboxes for Local {
         let (this, spec) = (self.clone(), spec.clone());
         blocking("start a local sandbox", move || this.start(&spec))
             .await?
-            .map(Launch::Started)
+            .map(|()| Launch::Started)
     }
 
     async fn stop(&self, sandbox: &SandboxRef) -> Result<(), PortError> {
@@ -261,6 +246,62 @@ impl Place {
 
     fn workspace(&self) -> PathBuf {
         self.directory.join("work")
+    }
+
+    /// Says that the sandbox was stopped before a runner was started.
+    fn stopped(&self) -> PathBuf {
+        self.directory.join("stopped")
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.directory.join("lock")
+    }
+
+    /// Holds off others that launch or stop this sandbox, until dropped.
+    fn lock(&self) -> io::Result<File> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)?;
+        let lock = private_file(&self.lock_path())?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    /// Sees to it that no launch that comes later starts a runner.
+    fn forbid(&self) -> io::Result<()> {
+        let _lock = self.lock()?;
+        if self.record()?.is_none() {
+            private_file(&self.stopped())?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> io::Result<SandboxState> {
+        let alive = match self.record()? {
+            Some(record) => record.leader()?.is_some_and(|process| !process.ended),
+            // Without a record a launch may be at work this very moment.
+            None => self.locked()? || self.introducing()?,
+        };
+        Ok(if alive {
+            SandboxState::Alive
+        } else {
+            SandboxState::Gone
+        })
+    }
+
+    /// Whether somebody is launching or stopping it.
+    fn locked(&self) -> io::Result<bool> {
+        match File::open(self.lock_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+            // Shared, so that those who only look do not hold off each other.
+            Ok(lock) => match lock.try_lock_shared() {
+                Ok(()) => Ok(false),
+                Err(TryLockError::WouldBlock) => Ok(true),
+                Err(TryLockError::Error(error)) => Err(error),
+            },
+        }
     }
 
     /// What every process of this sandbox has in its environment, unless it

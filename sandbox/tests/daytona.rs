@@ -106,10 +106,12 @@ fn spec(token: &str, image: Value) -> LaunchSpec {
     }
 }
 
-fn reference(launch: Result<Launch, LaunchError>) -> SandboxRef {
-    match launch {
-        Ok(Launch::Started(reference)) => reference,
-        other => unreachable!("not started: {other:?}"),
+async fn launched(providers: &Providers, spec: &LaunchSpec) -> SandboxRef {
+    let launch = providers.launch(spec).await;
+    assert!(matches!(launch, Ok(Launch::Started)), "{launch:?}");
+    SandboxRef {
+        provider: "daytona".into(),
+        id: spec.client_token.clone(),
     }
 }
 
@@ -147,8 +149,7 @@ fn count(server: &stand_in::Daytona, method: &str, end: &str) -> usize {
 async fn a_launch_makes_the_sandbox_and_starts_the_runner_with_its_variables() {
     let server = start(stand_in::StandInOptions::default());
     let providers = providers(&server, STAYS);
-    let started = reference(providers.launch(&spec("whole", json!({}))).await);
-    assert_eq!(started.provider, "daytona");
+    let started = launched(&providers, &spec("whole", json!({}))).await;
 
     let folder = server.root("whole").unwrap().join("tmp/.loopy");
     until("the runner", || folder.join("env.seen").exists()).await;
@@ -205,7 +206,7 @@ async fn a_launch_makes_the_sandbox_and_starts_the_runner_with_its_variables() {
 async fn key_and_token_stay_out_of_commands_and_files() {
     let server = start(stand_in::StandInOptions::default());
     let providers = providers(&server, STAYS);
-    reference(providers.launch(&spec("hidden", json!({}))).await);
+    launched(&providers, &spec("hidden", json!({}))).await;
     let folder = server.root("hidden").unwrap().join("tmp/.loopy");
     until("the runner", || folder.join("env.seen").exists()).await;
     for request in server
@@ -247,16 +248,8 @@ async fn key_and_token_stay_out_of_commands_and_files() {
 #[tokio::test]
 async fn a_launch_repeated_starts_nothing_twice() {
     let server = start(stand_in::StandInOptions::default());
-    let first = reference(
-        providers(&server, STAYS)
-            .launch(&spec("again", json!({})))
-            .await,
-    );
-    let second = reference(
-        providers(&server, STAYS)
-            .launch(&spec("again", json!({})))
-            .await,
-    );
+    let first = launched(&providers(&server, STAYS), &spec("again", json!({}))).await;
+    let second = launched(&providers(&server, STAYS), &spec("again", json!({}))).await;
     assert_eq!(first, second);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(
@@ -277,14 +270,10 @@ async fn launches_at_the_same_time_start_one_runner() {
             tokio::spawn(async move { providers.launch(&spec("race", json!({}))).await })
         })
         .collect();
-    let mut references = Vec::new();
     for one in launches {
-        references.push(reference(one.await.unwrap()));
+        let launch = one.await.unwrap();
+        assert!(matches!(launch, Ok(Launch::Started)), "{launch:?}");
     }
-    assert!(
-        references.windows(2).all(|pair| pair[0] == pair[1]),
-        "{references:?}"
-    );
     let folder = server.root("race").unwrap().join("tmp/.loopy");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(read(&folder.join("starts")), "started\n");
@@ -305,7 +294,7 @@ async fn a_command_whose_answer_was_lost_is_sent_again_and_runs_once() {
     server.fail_next("/exec", 502);
     let lost = providers.launch(&spec("lost", json!({}))).await;
     assert!(matches!(lost, Err(LaunchError::Trouble(_))), "{lost:?}");
-    reference(providers.launch(&spec("lost", json!({}))).await);
+    launched(&providers, &spec("lost", json!({}))).await;
     let folder = server.root("lost").unwrap().join("tmp/.loopy");
     until("the runner", || folder.join("env.seen").exists()).await;
     assert_eq!(read(&folder.join("starts")), "started\n");
@@ -313,7 +302,7 @@ async fn a_command_whose_answer_was_lost_is_sent_again_and_runs_once() {
     // The other way round: it arrived, and nobody knows. What `started` says
     // was hidden, so the whole start is gone through again.
     server.fail_next("/files/info", 404);
-    reference(providers.launch(&spec("lost", json!({}))).await);
+    launched(&providers, &spec("lost", json!({}))).await;
     assert_eq!(count(&server, "POST", "/exec"), 3);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(read(&folder.join("starts")), "started\n");
@@ -346,11 +335,7 @@ async fn a_sandbox_that_takes_long_is_pending_and_then_started() {
         "{first:?}"
     );
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    reference(
-        providers
-            .launch(&spec("slow", json!({"base": "debian:12"})))
-            .await,
-    );
+    launched(&providers, &spec("slow", json!({"base": "debian:12"}))).await;
     assert_eq!(count(&server, "POST", "/api/sandbox"), 1);
 }
 
@@ -363,7 +348,7 @@ async fn an_image_is_built_and_its_directory_is_the_workspace() {
         json!({"base": "node:22-slim", "workdir": "/srv/desk", "user": "me", "cpu": 2, "memory": 4, "disk": 8}),
     );
     spec.sandbox.network = vec!["github.com".into()];
-    reference(providers.launch(&spec).await);
+    launched(&providers, &spec).await;
     let made = server
         .requests()
         .into_iter()
@@ -396,11 +381,11 @@ async fn an_image_is_built_and_its_directory_is_the_workspace() {
 #[tokio::test]
 async fn a_snapshot_is_named_and_nothing_else() {
     let server = start(stand_in::StandInOptions::default());
-    reference(
-        providers(&server, STAYS)
-            .launch(&spec("snap", json!({"snapshot": "acme/agent:1"})))
-            .await,
-    );
+    launched(
+        &providers(&server, STAYS),
+        &spec("snap", json!({"snapshot": "acme/agent:1"})),
+    )
+    .await;
     let made = server
         .requests()
         .into_iter()
@@ -500,7 +485,7 @@ async fn trouble_is_worth_another_try() {
             "{part} {status}: {launch:?}"
         );
     }
-    let started = reference(providers.launch(&spec("trouble", json!({}))).await);
+    let started = launched(&providers, &spec("trouble", json!({}))).await;
     server.fail_next("/api/sandbox", 500);
     assert!(providers.stop(&started).await.is_err());
     providers.stop(&started).await.unwrap();
@@ -520,7 +505,7 @@ async fn a_sandbox_of_someone_else_is_left_alone() {
     let server = start(stand_in::StandInOptions::default());
     let mut other = spec("taken", json!({}));
     other.step = "another".into();
-    reference(providers(&server, STAYS).launch(&other).await);
+    launched(&providers(&server, STAYS), &other).await;
     let why = refusal(
         providers(&server, STAYS)
             .launch(&spec("taken", json!({})))
@@ -536,13 +521,13 @@ async fn a_sandbox_of_someone_else_is_left_alone() {
 async fn a_runner_that_ended_is_gone_and_is_not_started_again() {
     let server = start(stand_in::StandInOptions::default());
     let providers = providers(&server, "#!/bin/sh\necho started >>starts\nexit 3\n");
-    let started = reference(providers.launch(&spec("short", json!({}))).await);
+    let started = launched(&providers, &spec("short", json!({}))).await;
     let folder = server.root("short").unwrap().join("tmp/.loopy");
     until("the end", || folder.join("ended").exists()).await;
     assert_eq!(read(&folder.join("ended")), "3\n");
     assert_eq!(providers.state(&started).await.unwrap(), SandboxState::Gone);
     assert_eq!(
-        reference(providers.launch(&spec("short", json!({}))).await),
+        launched(&providers, &spec("short", json!({}))).await,
         started
     );
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -553,7 +538,7 @@ async fn a_runner_that_ended_is_gone_and_is_not_started_again() {
 async fn a_runner_that_cannot_run_is_gone() {
     let server = start(stand_in::StandInOptions::default());
     let providers = providers(&server, "\u{7f}ELF is not what this is");
-    let started = reference(providers.launch(&spec("wrong", json!({}))).await);
+    let started = launched(&providers, &spec("wrong", json!({}))).await;
     let folder = server.root("wrong").unwrap().join("tmp/.loopy");
     until("the end", || folder.join("ended").exists()).await;
     assert_ne!(read(&folder.join("ended")), "0\n");
@@ -567,7 +552,7 @@ async fn stop_removes_the_sandbox_with_all_its_processes() {
         &server,
         "#!/bin/sh\nsetsid sleep 300 &\nsleep 300 &\necho up >up\nexec sleep 300\n",
     );
-    let started = reference(providers.launch(&spec("stop", json!({}))).await);
+    let started = launched(&providers, &spec("stop", json!({}))).await;
     let root = server.root("stop").unwrap();
     until("the runner", || root.join("tmp/.loopy/up").exists()).await;
     until("the processes", || server.processes("stop").len() >= 4).await;
@@ -588,14 +573,42 @@ async fn stop_removes_the_sandbox_with_all_its_processes() {
 }
 
 #[tokio::test]
+async fn one_that_was_never_made_is_gone_and_one_that_is_coming_up_is_not() {
+    let server = start(stand_in::StandInOptions {
+        start_delay: Duration::from_millis(1500),
+        ..Default::default()
+    });
+    let providers = Providers::new().with_daytona(
+        provider(env(&server), STAYS, REPORT).with_patience(Duration::from_millis(50)),
+    );
+    let reference = SandboxRef {
+        provider: "daytona".into(),
+        id: "early".into(),
+    };
+    let state = providers.state(&reference).await.unwrap();
+    assert_eq!(state, SandboxState::Gone);
+    providers.stop(&reference).await.unwrap();
+
+    let launch = providers.launch(&spec("early", json!({}))).await.unwrap();
+    assert!(matches!(launch, Launch::Pending(_)), "{launch:?}");
+    let state = providers.state(&reference).await.unwrap();
+    assert_eq!(state, SandboxState::Alive);
+    // What cannot be told is not said to be gone.
+    server.fail_next("/api/sandbox", 500);
+    assert!(providers.state(&reference).await.is_err());
+    providers.stop(&reference).await.unwrap();
+    assert!(server.sandboxes().is_empty());
+}
+
+#[tokio::test]
 async fn a_sandbox_that_was_stopped_by_hand_is_gone() {
     let server = start(stand_in::StandInOptions::default());
     let providers = providers(&server, STAYS);
-    let started = reference(providers.launch(&spec("byhand", json!({}))).await);
+    let started = launched(&providers, &spec("byhand", json!({}))).await;
     assert!(server.stop("byhand"));
     assert_eq!(providers.state(&started).await.unwrap(), SandboxState::Gone);
     assert_eq!(
-        reference(providers.launch(&spec("byhand", json!({}))).await),
+        launched(&providers, &spec("byhand", json!({}))).await,
         started
     );
 }

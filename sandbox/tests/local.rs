@@ -71,7 +71,10 @@ fn spec(token: &str) -> LaunchSpec {
 
 async fn launch(providers: &Providers, token: &str) -> SandboxRef {
     match providers.launch(&spec(token)).await.unwrap() {
-        Launch::Started(reference) => reference,
+        Launch::Started => SandboxRef {
+            provider: "local".into(),
+            id: token.into(),
+        },
         Launch::Pending(_) => unreachable!("a local launch is never pending"),
     }
 }
@@ -111,14 +114,7 @@ async fn the_runner_gets_six_variables_and_a_path_and_nothing_else() {
     let providers = home.providers(
         "cat /proc/$$/environ >env.tmp; mv env.tmp env; echo \"$1\"; echo oops >&2; read -r line || echo no input",
     );
-    let reference = launch(&providers, "six").await;
-    assert_eq!(
-        reference,
-        SandboxRef {
-            provider: "local".into(),
-            id: "six".into()
-        }
-    );
+    launch(&providers, "six").await;
 
     let place = home.sandbox("six");
     until("the log", || lines(&place.join("runner.log")).len() == 3).await;
@@ -309,6 +305,54 @@ async fn a_launch_finds_the_process_of_a_launcher_that_died_before_the_record() 
         .unwrap();
     stopped.await.unwrap();
     assert!(!status.success());
+}
+
+#[tokio::test]
+async fn one_that_was_never_launched_is_gone_and_one_being_launched_is_not() {
+    let home = Home::new();
+    let providers = home.providers("exec sleep 60");
+    let reference = SandboxRef {
+        provider: "local".into(),
+        id: "early".into(),
+    };
+    assert_eq!(
+        providers.state(&reference).await.unwrap(),
+        SandboxState::Gone
+    );
+    assert!(!home.sandbox("early").exists(), "looking makes nothing");
+
+    // As it is while another process launches: the lock held, no record yet.
+    let place = home.sandbox("early");
+    fs::create_dir_all(&place).unwrap();
+    let lock = fs::File::create(place.join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(
+        providers.state(&reference).await.unwrap(),
+        SandboxState::Alive
+    );
+    drop(lock);
+    assert_eq!(
+        providers.state(&reference).await.unwrap(),
+        SandboxState::Gone
+    );
+}
+
+#[tokio::test]
+async fn a_launch_that_comes_after_the_stop_starts_nothing() {
+    let home = Home::new();
+    let providers = home.providers("echo started >>starts; exec sleep 60");
+    let reference = SandboxRef {
+        provider: "local".into(),
+        id: "late".into(),
+    };
+    providers.stop(&reference).await.unwrap();
+    assert_eq!(launch(&providers, "late").await, reference);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!home.sandbox("late").join("starts").exists());
+    assert_eq!(
+        providers.state(&reference).await.unwrap(),
+        SandboxState::Gone
+    );
 }
 
 #[tokio::test]

@@ -672,16 +672,19 @@ async fn list(State(server): Shared, Query(query): Fields) -> Answered {
     Ok(answer(200, &json!({"items": items, "nextCursor": null})))
 }
 
+/// By id or name.
 async fn read(State(server): Shared, UrlPath(id): UrlPath<String>) -> Answered {
     let inside = server.inside();
     let sandbox = inside.find(&id).ok_or_else(|| Refusal::no_sandbox(&id))?;
     Ok(answer(200, &sandbox.view(&server)))
 }
 
+/// Unlike its neighbours it takes no name.
 async fn toolbox_url(State(server): Shared, UrlPath(id): UrlPath<String>) -> Answered {
     server
         .inside()
-        .find(&id)
+        .boxes
+        .get(&id)
         .ok_or_else(|| Refusal::no_sandbox(&id))?;
     Ok(answer(
         200,

@@ -22,6 +22,12 @@ pub(crate) enum Error {
         /// How it ended.
         status: ExitStatus,
     },
+    /// A seed of the simulation breaks a law.
+    #[error("{story}")]
+    Broken {
+        /// How.
+        story: String,
+    },
     /// A program answered something that cannot be understood.
     #[error("`{command}` answered what cannot be understood: {problem}")]
     Answer {

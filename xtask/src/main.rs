@@ -17,6 +17,7 @@ mod fuzz;
 mod generated;
 mod http;
 mod process;
+mod sim;
 mod suite;
 mod tools;
 mod workspace;
@@ -76,6 +77,18 @@ enum Task {
         /// Only this target
         target: Option<String>,
     },
+    /// Play the engine in a hostile world, by seed
+    Sim {
+        /// How many seeds
+        #[arg(long, default_value_t = 20_000)]
+        seeds: u64,
+        /// The first of them
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Only this seed, with its story
+        #[arg(long, conflicts_with_all = ["seeds", "from"])]
+        seed: Option<u64>,
+    },
     /// Measure compile time, size and start of the functions, and hand-offs between steps
     Bench {
         /// Only this part
@@ -111,6 +124,10 @@ fn run(task: Task) -> Result<(), Error> {
         Task::Gen { check: true } => generated::check(&workspace.root),
         Task::Gen { check: false } => generated::write(&workspace.root),
         Task::Fuzz { seconds, target } => fuzz::run(&workspace, seconds, target.as_deref()),
+        Task::Sim {
+            seed: Some(seed), ..
+        } => sim::one(seed),
+        Task::Sim { seeds, from, .. } => sim::many(from, seeds),
         Task::Bench { part } => bench::run(&workspace, part),
     }
 }

@@ -435,12 +435,3 @@ pub(crate) fn json(output: &OutputAssert) -> Value {
     serde_json::from_slice(stdout)
         .unwrap_or_else(|why| panic!("{why}: {}", String::from_utf8_lossy(stdout)))
 }
-
-/// Text without the lines that tell of launches: a script may be quicker than
-/// the launcher's own commit, and its run then has no such line.
-pub(crate) fn without_launches(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let lines = text.lines();
-    let lines = lines.filter(|line| !line.contains("  sandbox launched: "));
-    lines.map(|line| format!("{line}\n")).collect()
-}

@@ -68,7 +68,8 @@ fn machines_get_one_document_with_everything() {
     ]);
     let document = json(&output.assert().code(0));
     let keys: Vec<_> = document.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["dead_letters", "event", "runs"]);
+    assert_eq!(keys, ["dead_letters", "event", "outcomes", "runs"]);
+    assert_eq!(document["outcomes"]["greet"]["decision"]["kind"], "started");
     assert_eq!(document["dead_letters"], json!([]));
     let event = &document["event"];
     assert_eq!(event["name"], "Hello");

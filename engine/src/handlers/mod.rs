@@ -5,6 +5,7 @@
 mod report;
 mod sensor;
 mod start;
+mod turn;
 mod webhook;
 
 pub use report::ReportRequest;
@@ -108,9 +109,7 @@ impl Engine {
     pub fn new(ports: Ports) -> Self {
         let ports = Arc::new(ports);
         Self {
-            driver: Driver {
-                ports: Arc::clone(&ports),
-            },
+            driver: Driver::new(Arc::clone(&ports)),
             ports,
         }
     }
@@ -122,7 +121,7 @@ impl Engine {
     pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
         let manifest = self.ports.manifests.current().await?;
         check_event(&manifest, event)?;
-        Ok(self.ports.bus.publish(event).await?)
+        Ok(self.driver.publish(&manifest, event).await?)
     }
 
     /// Does what one queue message asks for. `Ok` means it may be acknowledged.
@@ -163,12 +162,34 @@ impl Engine {
             } => self.sense_poll(sensor, scheduled_at).await,
             Message::Event(event) => self.start_event(event).await,
             Message::Cron { step, scheduled_at } => self.start_cron(step, scheduled_at).await,
-            Message::Handoff { run, step, attempt } => {
-                self.apply(&run, Input::Handoff { step, attempt }).await
+            Message::Again(again) => self.start_again(again).await,
+            Message::Handoff { run, step, attempt } | Message::Wake { run, step, attempt } => {
+                self.turn(run, step, attempt).await
             }
             Message::TimeLimit { run, step, attempt } => {
-                self.apply(&run, Input::TimeLimit { step, attempt }).await
+                let beat = self.last_beat(&run, &step, attempt).await?;
+                let input = Input::TimeLimit {
+                    step,
+                    attempt,
+                    beat,
+                };
+                self.apply(&run, input).await
             }
+            Message::Unanswered {
+                run,
+                step,
+                iteration,
+                question,
+            } => {
+                let input = Input::Unanswered {
+                    step,
+                    iteration,
+                    question,
+                };
+                self.apply(&run, input).await
+            }
+            Message::Settled { workflow, event } => self.start_settled(workflow, event).await,
+            Message::Command { run, command } => self.apply(&run, Input::Command(command)).await,
             Message::Stop { sandbox } => {
                 self.ports.sandboxes.stop(&sandbox).await?;
                 Ok(None)
@@ -213,6 +234,6 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub async fn run(&self, id: &RunId) -> Result<Option<Run>, PortError> {
-        Ok(self.ports.store.load(id).await?.map(|stored| stored.run))
+        self.driver.load(id).await
     }
 }

@@ -2,19 +2,20 @@
 //! anything is read.
 
 use super::{Answer, Engine};
+use crate::condition;
 use crate::ports::PortError;
-use crate::run::{Run, StepState};
+use crate::run::{Attempt, Run};
 use crate::token;
-use crate::transition::{Input, step_seconds};
+use crate::transition::{Input, step_seconds, values};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loopy_contract::ids::RunId;
-use loopy_contract::manifest::{Contract, Manifest};
+use loopy_contract::manifest::{Budget, Contract, Manifest, Workflow};
 use loopy_contract::report::{
-    AttemptPath, Envelope, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, PROTOCOL, ResultReply,
-    StepResult,
+    AttemptPath, Envelope, Failure, Feedback, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES,
+    PROTOCOL, ResultReply, StepResult,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Seconds between heartbeats.
@@ -104,7 +105,10 @@ impl Engine {
             ("POST", "heartbeat") => {
                 let _: Heartbeat = parse(&request.body)?;
                 let stop = match self.attempt_under_way(&target).await {
-                    Ok(_) => false,
+                    Ok(_) => {
+                        self.beat(&target.run, &target.step, target.attempt).await?;
+                        false
+                    }
                     Err(Refusal::Client(410, _)) => true,
                     Err(refusal) => return Err(refusal),
                 };
@@ -121,8 +125,6 @@ impl Engine {
             return Err(Refusal::Client(413, limit));
         }
         let result: StepResult = parse(body)?;
-        let before = self.load(target).await?;
-        let taken = under_way(&before, target);
         // Applied even when it was taken before: a driver that died between
         // commit and effects has left them to this repetition.
         let input = Input::Result {
@@ -130,26 +132,21 @@ impl Engine {
             attempt: target.attempt,
             result,
         };
-        let after = self.driver.apply(&target.run, input).await?;
-        let mine = after.as_ref().is_some_and(|run| reported(run, target));
-        if !taken && !mine {
+        let Some(after) = self.driver.apply(&target.run, input).await? else {
+            return Err(unknown(&target.run));
+        };
+        if !after.changed && !reported(&after.run, target) {
             return Err(over());
         }
-        Ok(json!(ResultReply { taken }))
-    }
-
-    async fn load(&self, target: &Target) -> Result<Run, Refusal> {
-        self.ports
-            .store
-            .load(&target.run)
-            .await?
-            .map(|stored| stored.run)
-            .ok_or_else(|| Refusal::Client(404, format!("there is no run {}", target.run)))
+        Ok(json!(ResultReply {
+            taken: after.changed
+        }))
     }
 
     async fn attempt_under_way(&self, target: &Target) -> Result<Run, Refusal> {
-        let run = self.load(target).await?;
-        if under_way(&run, target) {
+        let run = self.driver.load(&target.run).await?;
+        let run = run.ok_or_else(|| unknown(&target.run))?;
+        if run.under_way(&target.step, target.attempt) {
             Ok(run)
         } else {
             Err(over())
@@ -180,15 +177,15 @@ impl Engine {
             .get(name)
             .ok_or_else(|| missing("no sandbox"))?;
 
-        let mut values: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
-        values.insert("event".to_owned(), run.event.fields.clone());
-        for producer in &step.after {
-            if let Some(StepState::Succeeded { output, .. }) =
-                run.steps.get(producer).map(|step| &step.state)
-            {
-                values.insert(producer.clone(), output.clone());
-            }
-        }
+        let record = run.attempt(&target.step, target.attempt);
+        let mut values = plan.map_or_else(BTreeMap::new, |plan| values(plan, run));
+        let item = step.each.as_ref().and_then(|each| {
+            let list = condition::field(&values, &each.over.producer, &each.over.field);
+            let index = usize::try_from(record?.item?).ok()?;
+            Some((each.name.clone(), list.get(index)?.clone()))
+        });
+        values.retain(|producer, _| producer == "event" || step.after.contains(producer));
+        values.extend(item);
         let untrusted: BTreeSet<String> = if run.event.source.untrusted() {
             values.keys().cloned().collect()
         } else {
@@ -202,14 +199,9 @@ impl Engine {
                 (event.clone(), contract.unwrap_or_else(Contract::default))
             })
             .collect();
-        let last_failure = run.steps.get(&target.step).and_then(|step| {
-            let before = target.attempt.checked_sub(1)?;
-            step.attempts
-                .iter()
-                .find(|attempt| attempt.number == before)?
-                .failure
-                .clone()
-        });
+        let emits_optional = step.emits_when.keys().cloned().collect();
+        let last_failure = record.and_then(|this| last_failure(run, &target.step, this));
+        let feedback = plan.and_then(|plan| feedback(plan, run, &target.step));
         let budget = step.budget.as_ref();
         Ok(Envelope {
             protocol: PROTOCOL,
@@ -226,14 +218,18 @@ impl Engine {
             untrusted,
             output: step.output_contract(),
             emits,
+            emits_optional,
             env: self.ports.secrets.sandbox_env(name, sandbox).await?,
             repos: sandbox.repos.clone(),
             skills: self.skills(&manifest, &agent.skills).await?,
             seconds: step_seconds(Some(step)),
-            usd: budget.and_then(|budget| budget.usd()),
+            usd: ceiling(budget, record),
             turns: budget.and_then(|budget| budget.turns),
+            tokens: budget.and_then(|budget| budget.tokens),
+            iteration: record.map_or(1, |record| record.iteration),
             heartbeat_seconds: HEARTBEAT_SECONDS,
             last_failure,
+            feedback,
         })
     }
 
@@ -264,20 +260,48 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         .map_err(|error| Refusal::Client(400, format!("the body cannot be read: {error}")))
 }
 
-/// Whether this very attempt is being worked on.
-fn under_way(run: &Run, target: &Target) -> bool {
-    matches!(
-        run.steps.get(&target.step).map(|step| &step.state),
-        Some(StepState::Launching { attempt } | StepState::Running { attempt, .. })
-            if *attempt == target.attempt
-    )
+/// What went wrong the last time at the same piece of work.
+fn last_failure(run: &Run, step: &str, this: &Attempt) -> Option<Failure> {
+    let attempts = &run.steps.get(step)?.attempts;
+    let before = attempts.iter().rev().find(|other| {
+        other.number < this.number && (other.iteration, other.item) == (this.iteration, this.item)
+    })?;
+    before.failure.clone()
+}
+
+/// What the step that has a loop put out before it went back to this one.
+fn feedback(plan: &Workflow, run: &Run, step: &str) -> Option<Feedback> {
+    plan.steps.iter().find_map(|(name, other)| {
+        let back = other.r#loop.as_ref()?;
+        let output = run.steps.get(name)?.previous.clone()?;
+        (back.to == step).then(|| Feedback {
+            step: name.clone(),
+            output,
+        })
+    })
+}
+
+/// Dollars that the attempt may spend: what its step says and what the project's
+/// limits granted it, whichever is less.
+fn ceiling(budget: Option<&Budget>, record: Option<&Attempt>) -> Option<f64> {
+    let own = budget.and_then(Budget::usd);
+    let granted = record
+        .and_then(|record| record.grant.as_ref())
+        .map(|grant| grant.micro_usd)
+        .filter(|micro_usd| *micro_usd > 0)
+        .map(|micro_usd| micro_usd as f64 / 1e6);
+    match (own, granted) {
+        (Some(own), Some(granted)) => Some(own.min(granted)),
+        (own, granted) => own.or(granted),
+    }
+}
+
+fn unknown(run: &RunId) -> Refusal {
+    Refusal::Client(404, format!("there is no run {run}"))
 }
 
 /// Whether this attempt's own report ended it, so that repeating it is fine.
 fn reported(run: &Run, target: &Target) -> bool {
-    run.steps.get(&target.step).is_some_and(|step| {
-        step.attempts
-            .iter()
-            .any(|attempt| attempt.number == target.attempt && attempt.usage.is_some())
-    })
+    run.attempt(&target.step, target.attempt)
+        .is_some_and(|attempt| attempt.usage.is_some())
 }

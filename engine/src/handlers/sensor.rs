@@ -120,7 +120,7 @@ impl Engine {
         let mut problems = Vec::new();
         for (index, sensed) in sensed.into_iter().enumerate() {
             match self.accept(manifest, sensor, sensed, delivery, index) {
-                Ok(event) => self.ports.bus.publish(&event).await?,
+                Ok(event) => self.driver.publish(manifest, &event).await?,
                 Err(problem) => problems.push(problem),
             }
         }

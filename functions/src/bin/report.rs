@@ -7,11 +7,16 @@ use loopy_functions::start::{Needs, Sandboxes};
 const NEEDS: Needs = Needs {
     variables: &[
         var::TABLE,
+        var::STATE_BUCKET,
         var::ASSETS_BUCKET,
         var::BUS,
         var::queue(QueueName::Steps),
         var::queue(QueueName::Watch),
+        var::WATCH_QUEUE_ARN,
         var::SCHEDULE_GROUP,
+        var::SCHEDULE_ROLE,
+        var::SCHEDULE_DLQ_ARN,
+        var::WATCH_FUNCTION,
         var::TOKEN_KEY_SECRET,
     ],
     maybe_empty: &[var::SANDBOX_SECRET],

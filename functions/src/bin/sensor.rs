@@ -7,6 +7,7 @@ use loopy_functions::start::{Needs, Sandboxes};
 const NEEDS: Needs = Needs {
     variables: &[
         var::TABLE,
+        var::STATE_BUCKET,
         var::ASSETS_BUCKET,
         var::MANIFEST,
         var::BUS,

@@ -1,4 +1,5 @@
-//! The function `watch`: ends attempts whose time is over, stops sandboxes.
+//! The function `watch`: ends attempts whose time is over, takes turns that come
+//! by a timer, does what people ask of runs, stops sandboxes.
 
 use loopy_aws::env::var;
 use loopy_engine::message::QueueName;
@@ -7,15 +8,22 @@ use loopy_functions::start::{Needs, Sandboxes};
 const NEEDS: Needs = Needs {
     variables: &[
         var::TABLE,
+        var::STATE_BUCKET,
         var::ASSETS_BUCKET,
+        var::MANIFEST,
+        var::RUNNER,
         var::BUS,
         var::queue(QueueName::Steps),
         var::queue(QueueName::Watch),
         var::dead_letter_queue(QueueName::Watch),
+        var::WATCH_QUEUE_ARN,
         var::SCHEDULE_GROUP,
+        var::SCHEDULE_ROLE,
+        var::SCHEDULE_DLQ_ARN,
+        var::TOKEN_KEY_SECRET,
     ],
     maybe_empty: &[var::ENGINE_SECRET],
-    sandboxes: Sandboxes::Stop,
+    sandboxes: Sandboxes::Launch,
 };
 
 #[tokio::main(flavor = "current_thread")]

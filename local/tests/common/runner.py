@@ -40,7 +40,7 @@ def ask(leaf, body=None):
 
 
 envelope = ask("envelope")
-with open(envelope["env"]["LOG"], "a") as log:
+with open(envelope["env"].get("LOG", os.devnull), "a") as log:
     start = (envelope["step"], envelope["attempt"], os.getpid(), envelope["run"])
     log.write("%s %s %d %s\n" % start)
 verb, _, path = envelope["body"].partition(" ")
@@ -50,7 +50,10 @@ if verb == "wait":
 if verb == "vanish" and envelope["attempt"] == 1:
     time.sleep(600)
 said = json.dumps(envelope["values"], sort_keys=True)
-fill = lambda contract: {name: said for name in contract["fields"]}
+fill = lambda contract: {
+    name: len(said) if field["type"] == "integer" else said
+    for name, field in contract["fields"].items()
+}
 ask(
     "result",
     {

@@ -4,7 +4,10 @@
 //! becomes `${LOOPY_A_B}` and the value goes into that variable, so a value is
 //! never read as script. It behaves like any variable: put double quotes around
 //! it; single quotes keep the shell from reading it. `$LOOPY_INPUTS` names a
-//! JSON file with all values by producer and field.
+//! JSON file with all values by producer and field; a reference `{{ a }}` is
+//! `${LOOPY_A}`. When a `loop` came back to this step, `$LOOPY_FEEDBACK` names a
+//! JSON file that says why: `{"step": "review", "output": {…}}`, the step that
+//! sent the work back and what it put out. Else that variable is not set.
 //!
 //! `$LOOPY_OUTPUT` names the file the script writes its outcome to, as JSON:
 //! `{"output": {…}, "emits": {"Event": {…}}}`. A step that emits nothing, and
@@ -12,7 +15,7 @@
 //! bare.
 
 use super::{Drive, Job, LAST_WORDS, broken, failure};
-use crate::outcome::{check, declares_any};
+use crate::outcome::{check, needed_events, needs_any};
 use crate::redact::tail;
 use crate::template::{Piece, pieces, text, value};
 use loopy_contract::report::{
@@ -27,6 +30,8 @@ use std::path::Path;
 const OUTPUT: &str = "LOOPY_OUTPUT";
 /// The variable with the path of all values.
 const INPUTS: &str = "LOOPY_INPUTS";
+/// The variable with the path of why a loop came back.
+const FEEDBACK: &str = "LOOPY_FEEDBACK";
 /// What one variable can hold on Linux, its name and end included.
 const LONGEST_VARIABLE: usize = 128 * 1024;
 
@@ -39,10 +44,14 @@ impl Drive for CommandHarness {
         let script_file = job.control.file("script.sh");
         let inputs_file = job.control.file("inputs.json");
         let output_file = job.control.file("output.json");
-        for (path, content) in [
+        let feedback_file = job.control.file("feedback.json");
+        let feedback = job.envelope.feedback.as_ref();
+        let mut files = vec![
             (&script_file, script.text),
             (&inputs_file, json!(job.envelope.values).to_string()),
-        ] {
+        ];
+        files.extend(feedback.map(|feedback| (&feedback_file, json!(feedback).to_string())));
+        for (path, content) in files {
             std::fs::write(path, content).map_err(|error| {
                 failure(
                     FailureClass::Sandbox,
@@ -57,7 +66,8 @@ impl Drive for CommandHarness {
             .arg(&script_file)
             .envs(script.variables)
             .env(OUTPUT, &output_file)
-            .env(INPUTS, &inputs_file);
+            .env(INPUTS, &inputs_file)
+            .envs(feedback.map(|_| (FEEDBACK, &feedback_file)));
         let ended = job
             .processes
             .run(shell, &[], |_| ())
@@ -109,7 +119,7 @@ impl Script {
                     let Some(name) = names.get(&key) else {
                         continue;
                     };
-                    let text = text(value(envelope, reference)?);
+                    let text = text(value(envelope, reference).as_ref());
                     let refused = |why: &str| {
                         failure(
                             FailureClass::Crash,
@@ -134,7 +144,7 @@ impl Script {
     }
 }
 
-/// A variable for each reference: `LOOPY_`, producer and field in capitals. A
+/// A variable for each reference: `LOOPY_`, producer and field (if any) in capitals. A
 /// name that is taken gets a number; the order is that of producer and field,
 /// so it does not depend on where they stand in the text.
 fn names<'e>(
@@ -146,6 +156,7 @@ fn names<'e>(
         [
             OUTPUT,
             INPUTS,
+            FEEDBACK,
             crate::processes::MARKER,
             launch_env::REPORT_URL,
             launch_env::TOKEN,
@@ -163,7 +174,8 @@ fn names<'e>(
         .collect();
     let mut names = BTreeMap::new();
     for (producer, field) in wanted {
-        let base: String = format!("LOOPY_{producer}_{field}")
+        let joint = if field.is_empty() { "" } else { "_" };
+        let base: String = format!("LOOPY_{producer}{joint}{field}")
             .chars()
             .map(|c| {
                 if c.is_ascii_alphanumeric() {
@@ -193,12 +205,7 @@ fn outcome(envelope: &Envelope, file: &Path) -> Result<Outcome, Failure> {
             .keys()
             .map(|name| format!("the output `{name}`"))
             .collect();
-        wanted.extend(
-            envelope
-                .emits
-                .keys()
-                .map(|name| format!("the event `{name}`")),
-        );
+        wanted.extend(needed_events(envelope).map(|name| format!("the event `{name}`")));
         failure(
             FailureClass::Output,
             format!(
@@ -234,7 +241,7 @@ fn outcome(envelope: &Envelope, file: &Path) -> Result<Outcome, Failure> {
         ));
     }
     if written.iter().all(u8::is_ascii_whitespace) {
-        if declares_any(envelope) {
+        if needs_any(envelope) {
             return Err(missing());
         }
         return check(envelope, &json!({}))
@@ -307,6 +314,21 @@ mod tests {
         assert_eq!(script.variables["LOOPY_A_B_C_2"], "one");
         assert_eq!(script.variables["LOOPY_A_B_C"], "true");
         assert_eq!(script.variables["LOOPY_RUN_ID_2"], "null");
+    }
+
+    #[test]
+    fn a_reference_without_a_field_has_the_name_of_its_producer() {
+        let mut envelope = envelope(&[("a", "b_c")]);
+        envelope.body = "{{ feedback }} {{ a }}".to_owned();
+        envelope.refs = serde_json::from_value(json!([
+            {"producer": "feedback", "field": "", "raw": "{{ feedback }}"},
+            {"producer": "a", "field": "", "raw": "{{ a }}"},
+        ]))
+        .unwrap();
+        let script = Script::render(&envelope, &BTreeMap::new()).unwrap();
+        assert_eq!(script.text, "${LOOPY_FEEDBACK_2} ${LOOPY_A}");
+        assert_eq!(script.variables["LOOPY_A"], r#"{"b_c":true}"#);
+        assert_eq!(script.variables["LOOPY_FEEDBACK_2"], "");
     }
 
     #[test]

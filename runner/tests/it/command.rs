@@ -65,6 +65,68 @@ test '{{ '{{' }}' = '{''{'
 }
 
 #[tokio::test]
+async fn items_and_lists_of_outputs_go_in_whole_and_by_field() {
+    let script = r#"
+test "{{ part }}" = '{"name":"a b","size":2}'
+test "{{ part.name }}" = 'a b'
+test "{{ part.size }}" = 2
+test "{{ checks }}" = '[{"ok":true},{"note":"x","ok":false}]'
+test "{{ checks.ok }}" = '[true,false]'
+test "{{ checks.note }}" = '[null,"x"]'
+test -z "{{ skipped.text }}"
+test -z "${LOOPY_FEEDBACK+set}"
+"#;
+    let whole = |producer: &str| json!({"producer": producer, "field": "", "raw": format!("{{{{ {producer} }}}}")});
+    let attempt = Attempt::of(envelope(
+        script,
+        json!({
+            "refs": [
+                whole("part"), reference("part", "name"), reference("part", "size"),
+                whole("checks"), reference("checks", "ok"), reference("checks", "note"),
+                reference("skipped", "text"),
+            ],
+            "values": {
+                "part": {"name": "a b", "size": 2},
+                "checks": [{"ok": true}, {"note": "x", "ok": false}],
+            },
+        }),
+    ));
+    assert!(succeeded(&attempt.run().await).0.is_empty());
+}
+
+#[tokio::test]
+async fn why_a_loop_came_back_is_in_a_file() {
+    let feedback = json!({"step": "review", "output": {"notes": "no tests"}});
+    let attempt = Attempt::of(envelope(
+        r#"printf '{"output": {"why": %s}}' "$(cat "$LOOPY_FEEDBACK")" > "$LOOPY_OUTPUT""#,
+        json!({
+            "iteration": 2,
+            "feedback": feedback,
+            "output": {"fields": {"why": {"type": "object"}}},
+        }),
+    ));
+    assert_eq!(succeeded(&attempt.run().await).0["why"], feedback);
+}
+
+#[tokio::test]
+async fn events_under_a_condition_may_be_left_out() {
+    let contract = json!({
+        "emits": {"Alarm": {"fields": {"why": {"type": "string"}}}},
+        "emits_optional": ["Alarm"],
+    });
+    let silent = Attempt::of(envelope("true", contract.clone())).run().await;
+    assert!(succeeded(&silent).1.is_empty());
+    let script = r#"echo '{"emits": {"Alarm": {"why": "fire"}}}' > "$LOOPY_OUTPUT""#;
+    let loud = Attempt::of(envelope(script, contract.clone())).run().await;
+    assert_eq!(succeeded(&loud).1["Alarm"]["why"], "fire");
+    // What is put out all the same is checked.
+    let script = r#"echo '{"emits": {"Alarm": {}}}' > "$LOOPY_OUTPUT""#;
+    let wrong = Attempt::of(envelope(script, contract)).run().await;
+    let message = &failed(&wrong, FailureClass::Output).message;
+    assert!(message.contains("/emits/Alarm"), "{message}");
+}
+
+#[tokio::test]
 async fn bare_output_fields_are_taken_where_nothing_is_emitted() {
     let attempt = Attempt::of(envelope(
         r#"echo '{"n": 3}' > "$LOOPY_OUTPUT""#,

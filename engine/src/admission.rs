@@ -1,0 +1,368 @@
+//! What the project's limits say to an attempt whose turn came: `concurrency`
+//! gives it a place, and the dollar caps of `limits` reserve what it may spend.
+//! Each limit is a [`Gate`] in a document of its own; an attempt goes through
+//! them in the same order always, and gives back what it holds when it is over.
+
+use crate::condition;
+use crate::driver::Driver;
+use crate::gate::{Gate, Verdict, micro_usd};
+use crate::message::Message;
+use crate::ports::{PortError, Ports};
+use crate::run::{Grant, Run};
+use crate::transition::{Admission, Command, LAUNCH_GRACE_SECONDS, Order, step_seconds, values};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use loopy_contract::ids::{RunId, derive};
+use loopy_contract::manifest::{Harness, Manifest, Step, Strategy, Workflow};
+use loopy_contract::report::{Failure, FailureClass};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How often a gate is written again when others write it in between.
+const MAX_CONFLICTS: u32 = 50;
+
+/// How long past its time limit an attempt keeps what it holds: as long as its
+/// own messages may take to bring it to its end.
+const LEASE_SLACK: SignedDuration = SignedDuration::from_hours(24);
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// How long a gate is kept that nobody uses.
+const KEEP: SignedDuration = SignedDuration::from_hours(24 * 100);
+
+/// One limit that an attempt has to get through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Limit {
+    /// Of its document.
+    key: String,
+    /// What there is in all.
+    capacity: u64,
+    /// What the attempt needs; all that is not spent, when absent.
+    amount: Option<u64>,
+    /// For people.
+    what: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Places(Strategy),
+    Dollars,
+}
+
+/// The limits that apply to an attempt of this step, in the order in which they
+/// are asked.
+fn limits(
+    manifest: &Manifest,
+    plan: &Workflow,
+    run: &Run,
+    name: &str,
+    at: Timestamp,
+) -> Vec<Limit> {
+    let Some(step) = plan.steps.get(name) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    if let Some(concurrency) = &step.concurrency {
+        let seen = values(plan, run);
+        let value = concurrency.key.as_ref().map_or_else(String::new, |key| {
+            condition::field(&seen, &key.producer, &key.field).to_string()
+        });
+        let key = derive(&["slot", &run.workflow, name, &value], 32);
+        let of = concurrency.key.as_ref().map_or_else(String::new, |key| {
+            format!(" for {}.{} = {value}", key.producer, key.field)
+        });
+        found.push(Limit {
+            key: format!("slot/{key}"),
+            capacity: u64::from(concurrency.limit),
+            amount: Some(1),
+            what: format!("{} at a time{of}", concurrency.limit),
+            kind: Kind::Places(concurrency.strategy),
+        });
+    }
+    let Some(caps) = manifest.registry.limits.as_ref() else {
+        return found;
+    };
+    let amount = match step.budget.as_ref().and_then(|budget| budget.usd()) {
+        Some(usd) => Some(micro_usd(usd)),
+        // A script spends no dollars.
+        None if harness(manifest, step) == Some(Harness::Command) => return found,
+        None => None,
+    };
+    let run_cap = caps.workflows.get(&run.workflow).and_then(|cap| cap.spend);
+    let day_cap = caps.day.as_ref().and_then(|cap| cap.spend);
+    let day = day(at);
+    let dollars = [
+        (run_cap, format!("run/{}", run.id), "a run".to_owned()),
+        (
+            caps.cascade_spend,
+            format!("cascade/{}", run.event.cascade),
+            "a cascade".to_owned(),
+        ),
+        (day_cap, format!("day/{day}"), format!("the day {day}")),
+    ];
+    for (cap, key, what) in dollars {
+        if let Some(cap) = cap {
+            found.push(Limit {
+                key: format!("spend/{key}"),
+                capacity: micro_usd(cap.usd),
+                amount,
+                what: format!("${} for {what}", cap.usd),
+                kind: Kind::Dollars,
+            });
+        }
+    }
+    found
+}
+
+fn harness(manifest: &Manifest, step: &Step) -> Option<Harness> {
+    let agent = manifest.registry.agents.get(step.agent.as_ref()?)?;
+    Some(agent.harness)
+}
+
+/// The day in UTC, as `2026-11-21`.
+pub(crate) fn day(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).date().to_string()
+}
+
+/// What an attempt is called at the gates; see [`attempt_of`].
+fn name_of(run: &RunId, step: &str, attempt: u32) -> String {
+    serde_json::json!([run, step, attempt]).to_string()
+}
+
+fn attempt_of(name: &str) -> Option<(RunId, String, u32)> {
+    serde_json::from_str(name).ok()
+}
+
+impl Driver {
+    /// What the limits say to an attempt whose turn came. What it is granted it
+    /// holds from now on; asked again it is told the same.
+    pub(crate) async fn admit(
+        &self,
+        manifest: &Manifest,
+        run: &Run,
+        step: &str,
+        attempt: u32,
+    ) -> Result<Admission, PortError> {
+        let Some(plan) = manifest.workflows.get(&run.workflow) else {
+            return Ok(Admission::Granted(None));
+        };
+        let now = self.ports.clock.now();
+        let limits = limits(manifest, plan, run, step, now);
+        if limits.is_empty() {
+            return Ok(Admission::Granted(None));
+        }
+        let seconds = step_seconds(plan.steps.get(step)).saturating_add(LAUNCH_GRACE_SECONDS);
+        let until = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))
+            .checked_add(LEASE_SLACK)
+            .and_then(|lease| now.checked_add(lease).ok())
+            .unwrap_or(Timestamp::MAX);
+        let name = name_of(&run.id, step, attempt);
+        // Places that it waited for on another day are given back.
+        let mut grant = Grant::default();
+        let before = run.attempt(step, attempt).and_then(|it| it.grant.as_ref());
+        for stale in before.into_iter().flat_map(|grant| &grant.gates) {
+            if !limits.iter().any(|limit| limit.key == *stale) {
+                self.give_back(stale, &name, None).await?;
+            }
+        }
+        for limit in &limits {
+            grant.gates.push(limit.key.clone());
+            let (verdict, gate) = self
+                .change(&limit.key, |gate| {
+                    if matches!(limit.kind, Kind::Places(_)) {
+                        gate.places(now);
+                    }
+                    gate.capacity = limit.capacity;
+                    gate.ask(&name, limit.amount, now, until)
+                })
+                .await?;
+            match verdict {
+                Verdict::Granted => {
+                    let held = gate.holders.iter().find(|holder| holder.name == name);
+                    let held = held.map_or(0, |holder| holder.amount);
+                    if limit.kind == Kind::Dollars {
+                        grant.micro_usd = match grant.micro_usd {
+                            0 => held,
+                            least => least.min(held),
+                        };
+                    }
+                }
+                Verdict::Refused => {
+                    for key in &grant.gates {
+                        self.give_back(key, &name, None).await?;
+                    }
+                    let spent = gate.spent as f64 / 1e6;
+                    return Ok(Admission::Refused(Failure {
+                        class: FailureClass::Budget,
+                        message: format!(
+                            "the limit of {} leaves too little: ${spent:.2} are spent",
+                            limit.what
+                        ),
+                    }));
+                }
+                Verdict::Wait => match limit.kind {
+                    Kind::Places(Strategy::Drop) => {
+                        for key in &grant.gates {
+                            self.give_back(key, &name, None).await?;
+                        }
+                        let reason = format!("dropped: {} are at work already", limit.what);
+                        return Ok(Admission::Dropped { reason });
+                    }
+                    kind => {
+                        if kind == Kind::Places(Strategy::CancelRunning) {
+                            self.cancel_oldest(&gate, &name, &run.id).await?;
+                        }
+                        let reason = format!("waits for the limit of {}", limit.what);
+                        return Ok(Admission::Wait { grant, reason });
+                    }
+                },
+            }
+        }
+        Ok(Admission::Granted(Some(grant)))
+    }
+
+    /// Cancels the run that works longest, so that `name` may take its place.
+    async fn cancel_oldest(&self, gate: &Gate, name: &str, by: &RunId) -> Result<(), PortError> {
+        let Some(oldest) = gate.oldest() else {
+            return Ok(());
+        };
+        // Of its own run it would cancel itself.
+        let Some((run, ..)) = attempt_of(oldest).filter(|(run, ..)| run != by) else {
+            return Ok(());
+        };
+        let command = Command {
+            id: derive(&["cancel-running", oldest, name], 24),
+            by: "loopy".to_owned(),
+            order: Order::Cancel {
+                because: format!("{by} takes its place"),
+            },
+        };
+        let message = Message::Command { run, command };
+        self.ports.queues.send(&message, Duration::ZERO).await
+    }
+
+    /// Gives back what an attempt that is over holds, and wakes those that waited
+    /// for it.
+    pub(crate) async fn release(
+        &self,
+        manifest: &Manifest,
+        run: &Run,
+        step: &str,
+        attempt: u32,
+    ) -> Result<(), PortError> {
+        let name = name_of(&run.id, step, attempt);
+        let record = run.attempt(step, attempt);
+        let plan = manifest.workflows.get(&run.workflow);
+        let keys = match record.and_then(|record| record.grant.as_ref()) {
+            Some(grant) => grant.gates.clone(),
+            // It was never told: an earlier delivery may have asked in its name.
+            // Perhaps the day before.
+            None => plan.map_or_else(Vec::new, |plan| {
+                let now = self.ports.clock.now();
+                let keys = [now, now.checked_sub(DAY).unwrap_or(now)]
+                    .into_iter()
+                    .flat_map(|at| limits(manifest, plan, run, step, at))
+                    .map(|limit| limit.key);
+                keys.collect::<BTreeSet<_>>().into_iter().collect()
+            }),
+        };
+        let began = record.is_some_and(|record| record.started_at.is_some());
+        let spent = match record.and_then(|record| record.usage.as_ref()) {
+            _ if !began => Some(0),
+            Some(usage) => usage.usd.map(micro_usd),
+            None => None,
+        };
+        for key in keys {
+            self.give_back(&key, &name, Some(spent)).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives one thing back and wakes those that may go on. `spent` is what of it
+    /// is gone: the outer `None` for nothing, the inner one when nobody knows,
+    /// which counts as all.
+    async fn give_back(
+        &self,
+        key: &str,
+        name: &str,
+        spent: Option<Option<u64>>,
+    ) -> Result<(), PortError> {
+        let is_money = key.starts_with("spend/");
+        let ((), gate) = self
+            .change(key, |gate| {
+                let held = gate.holders.iter().find(|holder| holder.name == name);
+                let held = held.map_or(0, |holder| holder.amount);
+                let gone = match spent {
+                    Some(known) if is_money => known.unwrap_or(held),
+                    _ => 0,
+                };
+                gate.give_back(name, gone);
+            })
+            .await?;
+        for next in gate.next() {
+            if let Some((run, step, attempt)) = attempt_of(&next) {
+                let message = Message::Handoff { run, step, attempt };
+                self.ports.queues.send(&message, Duration::ZERO).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a gate by one conditional write.
+    async fn change<T>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(&mut Gate) -> T,
+    ) -> Result<(T, Gate), PortError> {
+        let now = self.ports.clock.now();
+        let expires = now.checked_add(KEEP).unwrap_or(Timestamp::MAX);
+        update(
+            &self.ports,
+            &format!("gate/{key}"),
+            expires,
+            |gate: &mut Gate| change(gate),
+        )
+        .await
+    }
+}
+
+/// Changes a document by one conditional write, again and again until nobody
+/// wrote in between. What is not changed is not written.
+pub(crate) async fn update<D, T>(
+    ports: &Ports,
+    key: &str,
+    expires: Timestamp,
+    mut change: impl FnMut(&mut D) -> T,
+) -> Result<(T, D), PortError>
+where
+    D: Default + Clone + PartialEq + serde::Serialize + serde::de::DeserializeOwned,
+{
+    let error = |why: &dyn std::fmt::Display| PortError::new(format!("change {key}"), why);
+    for _ in 0..MAX_CONFLICTS {
+        let found = ports.store.document(key).await?;
+        let (before, version): (D, u64) = match &found {
+            None => (D::default(), 0),
+            Some(found) => (
+                serde_json::from_str(&found.text).map_err(|why| error(&why))?,
+                found.version,
+            ),
+        };
+        let mut after = before.clone();
+        let told = change(&mut after);
+        if after == before {
+            return Ok((told, after));
+        }
+        let text = serde_json::to_string(&after).map_err(|why| error(&why))?;
+        if ports
+            .store
+            .write_document(key, &text, Some(version), expires)
+            .await?
+        {
+            return Ok((told, after));
+        }
+    }
+    Err(error(&format!(
+        "others wrote it first {MAX_CONFLICTS} times"
+    )))
+}
