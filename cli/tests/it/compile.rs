@@ -184,7 +184,9 @@ Commands:
   fmt      Bring the registry and the steps into one layout
   trigger  Run what one event sets off, here and now
   run      Serve a project on this machine
-  runs     What ran, and how it went
+  runs     What ran, and how it went; cancel, pause, approve, rerun
+  events   What came in, and what became of it
+  dlq      Messages that were given up, and sending them again
   deploy   Put a project into an AWS account
   destroy  Take a deployed stack down
   docs     Explain what the compiler says
@@ -211,7 +213,9 @@ Commands:
   fmt      Bring the registry and the steps into one layout
   trigger  Run what one event sets off, here and now
   run      Serve a project on this machine
-  runs     What ran, and how it went
+  runs     What ran, and how it went; cancel, pause, approve, rerun
+  events   What came in, and what became of it
+  dlq      Messages that were given up, and sending them again
   deploy   Put a project into an AWS account
   destroy  Take a deployed stack down
   docs     Explain what the compiler says

@@ -478,7 +478,8 @@ impl Scene<'_> {
             let Some(state) = run.steps.get(&name).map(|step| step.state.clone()) else {
                 continue;
             };
-            let because = because.to_owned();
+            let text = because.to_owned();
+            let because = text.clone();
             let next = match state {
                 StepState::Waiting => StepState::Skipped { because },
                 StepState::Working { .. } => {
@@ -500,7 +501,7 @@ impl Scene<'_> {
             };
             let kind = format!("step_{}", next.name());
             set_state(run, &name, next);
-            self.note_step(run, &kind, &name, "");
+            self.note_step(run, &kind, &name, text);
         }
         let kind = format!("run_{}", status.name());
         run.status = status;
