@@ -55,7 +55,7 @@ pub fn step() -> Value {
 fn step_value(key: &str) -> Option<Value> {
     Some(match key {
         "on" => json!({
-            "description": "What starts the workflow: an event's name, or cron(\"30 6 * * 1-5\", tz=Europe/Berlin).",
+            "description": "What starts the workflow: an event's name, or cron(\"30 6 * * 1-5\", tz=Europe/Berlin, catch_up=once).",
             "anyOf": [
                 nullable("string"),
                 required(&["event"], map(forms::ON.keys, |key| Some(match key {
