@@ -19,11 +19,15 @@ use serde::{Deserialize, Serialize};
 /// Millionths in a dollar.
 const MICRO: f64 = 1_000_000.0;
 
+/// What a float of dollars is off by, in millionths, however large the amount.
+const NOISE: f64 = 1e-3;
+
 /// Millionths of a dollar, rounded up: a cap must not be overshot by rounding.
-/// What is not a positive amount is nothing.
+/// What is not a positive amount is nothing. Whole millionths that became dollars
+/// come back as they were.
 pub fn micro_usd(usd: f64) -> u64 {
     // `as` ends at the largest number for what is larger.
-    (usd * MICRO).ceil().max(0.0) as u64
+    (usd * MICRO - NOISE).ceil().max(0.0) as u64
 }
 
 /// Who is let through, who waits, and what is gone.
@@ -242,6 +246,10 @@ mod tests {
         assert_eq!(micro_usd(4.0), 4_000_000);
         assert_eq!(micro_usd(-1.0), 0);
         assert_eq!(micro_usd(f64::NAN), 0);
+        // 3.66 dollars are a little more than 3660000 millionths, as floats go.
+        for micro in [3_660_000, 4_070_000, 4_550_000, 999_999_999_999_u64] {
+            assert_eq!(micro_usd(micro as f64 / 1e6), micro);
+        }
     }
 
     #[derive(Clone, Debug)]

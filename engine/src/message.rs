@@ -112,6 +112,10 @@ pub enum Message {
         step: String,
         /// Counted from 1.
         attempt: u32,
+        /// How often it was looked at before. One that comes twice is known by
+        /// it, and does not begin a second row of looks.
+        #[serde(default)]
+        check: u32,
     },
     /// It is time for an answer to a step's question.
     Unanswered {

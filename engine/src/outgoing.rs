@@ -50,6 +50,9 @@ pub fn outgoing(run: &Run, effect: &Effect, now: Timestamp) -> Option<Vec<Outgoi
     let one = |outgoing| Some(vec![outgoing]);
     match effect {
         Effect::Handoff { step, attempt, at } => one(turn(run, step, *attempt, *at, now)),
+        // One that cannot begin now is given its turn anew when it can. Armed for
+        // a moment that is past, it would fire at once, and bring us here again.
+        Effect::Wake { step, attempt, .. } if !run.wants_turn(step, *attempt) => Some(Vec::new()),
         Effect::Wake { step, attempt, at } => one(Outgoing::Arm {
             key: format!("wake/{}/{step}/{attempt}/{}", run.id, at.as_second()),
             at: *at,
@@ -71,6 +74,7 @@ pub fn outgoing(run: &Run, effect: &Effect, now: Timestamp) -> Option<Vec<Outgoi
                 run: id(),
                 step: step.clone(),
                 attempt: *attempt,
+                check: *check,
             },
         }),
         Effect::DisarmTimeLimit {
@@ -85,8 +89,16 @@ pub fn outgoing(run: &Run, effect: &Effect, now: Timestamp) -> Option<Vec<Outgoi
             iteration,
             question,
             at,
+            again,
         } => one(Outgoing::Arm {
-            key: approval_key(run, step, *iteration, *question),
+            key: match again {
+                false => approval_key(run, step, *iteration, *question),
+                true => format!(
+                    "{}/{}",
+                    approval_key(run, step, *iteration, *question),
+                    at.as_second()
+                ),
+            },
             at: *at,
             message: Message::Unanswered {
                 run: id(),

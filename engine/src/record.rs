@@ -86,14 +86,22 @@ impl Decision {
 
 impl EventRecord {
     /// Adds what is known now. A run that was started stays started, whatever a
-    /// redelivery finds later.
+    /// redelivery finds later; and what was decided stays so, whoever comes to
+    /// write last.
     pub fn merge(&mut self, newer: &Self) {
         for (workflow, outcome) in &newer.outcomes {
-            let started = self
+            let starts = matches!(outcome.decision, Decision::Started { .. });
+            let stays = self
                 .outcomes
                 .get(workflow)
-                .is_some_and(|known| matches!(known.decision, Decision::Started { .. }));
-            if !started {
+                .is_some_and(|known| match known.decision {
+                    Decision::Started { .. } => true,
+                    Decision::Waiting { .. } => false,
+                    Decision::Filtered { .. }
+                    | Decision::Superseded { .. }
+                    | Decision::Refused { .. } => !starts,
+                });
+            if !stays {
                 self.outcomes.insert(workflow.clone(), outcome.clone());
             }
         }

@@ -542,6 +542,10 @@ pub enum Effect {
         question: Question,
         /// When.
         at: Timestamp,
+        /// It came early, so this is another timer, with a key of its own: a
+        /// home may know the one that fired for a while.
+        #[serde(default)]
+        again: bool,
     },
     /// Disarm that.
     DisarmApproval {

@@ -23,7 +23,7 @@ pub use attempt::{
 pub use begin::{Edits, again, begin};
 pub use flow::{MAX_ITEMS, WIDTH, values};
 
-use crate::run::{Effect, Grant, Question, Run};
+use crate::run::{Effect, Grant, Pending, Question, Run};
 use jiff::Timestamp;
 use loopy_contract::manifest::{Manifest, Workflow};
 use loopy_contract::report::{Failure, StepResult};
@@ -70,6 +70,8 @@ pub enum Input {
         step: String,
         /// The attempt.
         attempt: u32,
+        /// How often it was looked at before.
+        check: u32,
         /// The last sign of life of its runner.
         beat: Option<Timestamp>,
     },
@@ -184,7 +186,6 @@ pub fn transition(manifest: &Manifest, mut run: Run, input: &Input, now: Timesta
         cause: input.cause(),
     };
     drop_performed(&mut run, input);
-    let new = run.pending.len();
     let changed = match input {
         Input::Start => false,
         Input::Handoff {
@@ -205,8 +206,9 @@ pub fn transition(manifest: &Manifest, mut run: Run, input: &Input, now: Timesta
         Input::TimeLimit {
             step,
             attempt,
+            check,
             beat,
-        } => scene.time_limit(&mut run, step, *attempt, *beat),
+        } => scene.time_limit(&mut run, step, *attempt, *check, *beat),
         Input::Lost { step, attempt } => scene.lost(&mut run, step, *attempt),
         Input::Unanswered {
             step,
@@ -217,9 +219,13 @@ pub fn transition(manifest: &Manifest, mut run: Run, input: &Input, now: Timesta
     };
     if changed {
         scene.advance(&mut run);
-        if let Some(new) = run.pending.get_mut(new..) {
-            new.sort_by_key(|pending| rank(&pending.effect));
-        }
+        // Whatever was dropped meanwhile: those of this cause, old and new.
+        let (mut mine, mut all): (Vec<Pending>, Vec<Pending>) = std::mem::take(&mut run.pending)
+            .into_iter()
+            .partition(|pending| pending.cause == scene.cause);
+        mine.sort_by_key(|pending| rank(&pending.effect));
+        all.append(&mut mine);
+        run.pending = all;
         record::forget_old(&mut run, now);
     }
     (run, changed)

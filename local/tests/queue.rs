@@ -40,6 +40,7 @@ fn handoff(step: &str) -> Message {
         run: RunId::from("r-1"),
         step: step.to_owned(),
         attempt: 1,
+        check: 0,
     }
 }
 

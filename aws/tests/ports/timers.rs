@@ -19,6 +19,7 @@ fn limit(attempt: u32) -> Message {
         run: RunId::from("greet-0123"),
         step: "build".to_owned(),
         attempt,
+        check: 0,
     }
 }
 

@@ -166,11 +166,17 @@ impl Engine {
             Message::Handoff { run, step, attempt } | Message::Wake { run, step, attempt } => {
                 self.turn(run, step, attempt).await
             }
-            Message::TimeLimit { run, step, attempt } => {
+            Message::TimeLimit {
+                run,
+                step,
+                attempt,
+                check,
+            } => {
                 let beat = self.last_beat(&run, &step, attempt).await?;
                 let input = Input::TimeLimit {
                     step,
                     attempt,
+                    check,
                     beat,
                 };
                 self.apply(&run, input).await

@@ -72,6 +72,10 @@ impl RunCount {
 struct Debounce {
     /// The last one, not yet decided on.
     waiting: Option<Event>,
+    /// Those that are being decided on. They are kept here until that is written
+    /// down, for a redelivery to go on with.
+    #[serde(default)]
+    settling: Vec<Event>,
     /// When and what the last decided one was.
     done: Option<(Timestamp, EventId)>,
 }
@@ -144,11 +148,11 @@ impl Engine {
                     "it is {} events deep in its cascade; the limit is {MAX_CASCADE_DEPTH}",
                     event.depth
                 );
-                Decision::Refused { because }
+                Some(Decision::Refused { because })
             } else {
                 self.decide(&manifest, workflow, &event).await?
             };
-            decisions.insert(workflow.to_owned(), decision);
+            decisions.extend(decision.map(|decision| (workflow.to_owned(), decision)));
         }
         self.driver.write_down(&event, decisions).await?;
         Ok(too_deep.then(|| {
@@ -159,13 +163,14 @@ impl Engine {
         }))
     }
 
-    /// What a workflow does with an event, and does it.
+    /// What a workflow does with an event, and does it; nothing when that is
+    /// decided elsewhere.
     async fn decide(
         &self,
         manifest: &Arc<Manifest>,
         workflow: &str,
         event: &Event,
-    ) -> Result<Decision, PortError> {
+    ) -> Result<Option<Decision>, PortError> {
         let plan = manifest.workflows.get(workflow);
         if let Some(Trigger::Event { when, debounce, .. }) =
             plan.and_then(|plan| plan.entry_trigger())
@@ -175,15 +180,15 @@ impl Engine {
             if let Some(condition) = when
                 && !condition::holds(condition, &seen)
             {
-                return Ok(Decision::Filtered {
+                return Ok(Some(Decision::Filtered {
                     condition: condition.source.clone(),
-                });
+                }));
             }
             if let Some(seconds) = debounce {
                 return self.wait_for_more(workflow, event, *seconds).await;
             }
         }
-        self.start_run(manifest, workflow, event).await
+        self.start_run(manifest, workflow, event).await.map(Some)
     }
 
     /// Starts a run, if the limits of the project allow another one.
@@ -259,13 +264,16 @@ impl Engine {
         workflow: &str,
         event: &Event,
         seconds: u64,
-    ) -> Result<Decision, PortError> {
+    ) -> Result<Option<Decision>, PortError> {
         let now = self.ports.clock.now();
         let rest = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
         let until = now.checked_add(rest).unwrap_or(Timestamp::MAX);
         let expires = until.checked_add(KEEP).unwrap_or(Timestamp::MAX);
         let keep = |known: &mut Debounce| -> Result<Option<Event>, EventId> {
             let mine = order(event);
+            if known.settling.iter().any(|other| other.id == event.id) {
+                return Err(event.id.clone());
+            }
             match (&known.waiting, &known.done) {
                 (Some(waiting), _) if waiting.id == event.id => Ok(None),
                 (Some(waiting), _) if order(waiting) > mine => Err(waiting.id.clone()),
@@ -276,11 +284,10 @@ impl Engine {
         let key = debounce_key(workflow);
         let (kept, _) = update(&self.ports, &key, expires, keep).await?;
         match kept {
-            // A redelivery of the one that counted.
-            Err(by) if by == event.id => Ok(Decision::Started {
-                run: RunId::derive(workflow, &event.id),
-            }),
-            Err(by) => Ok(Decision::Superseded { by }),
+            // A redelivery of the one that counted: whether it started a run is
+            // written down by those who decide on it.
+            Err(by) if by == event.id => Ok(None),
+            Err(by) => Ok(Some(Decision::Superseded { by })),
             Ok(before) => {
                 let message = Message::Settled {
                     workflow: workflow.to_owned(),
@@ -294,7 +301,7 @@ impl Engine {
                     let decisions = BTreeMap::from([(workflow.to_owned(), decision)]);
                     self.driver.write_down(&before, decisions).await?;
                 }
-                Ok(Decision::Waiting { until })
+                Ok(Some(Decision::Waiting { until }))
             }
         }
     }
@@ -306,32 +313,71 @@ impl Engine {
         id: EventId,
     ) -> Result<Option<String>, PortError> {
         let key = debounce_key(&workflow);
-        let known: Option<Debounce> = match self.ports.store.document(&key).await? {
-            None => None,
-            Some(found) => serde_json::from_str(&found.text)
-                .map(Some)
-                .map_err(|why| PortError::new(format!("read {key}"), why))?,
+        let expires = self.ports.clock.now().checked_add(KEEP);
+        let expires = expires.unwrap_or(Timestamp::MAX);
+        // From here on no other event can take its place, though this process may
+        // die before the run is there.
+        let claim = |known: &mut Debounce| -> Result<Event, Option<EventId>> {
+            if let Some(event) = known.settling.iter().find(|event| event.id == id) {
+                return Ok(event.clone());
+            }
+            let Some(event) = known.waiting.take_if(|event| event.id == id) else {
+                let done = known.done.as_ref().map(|(_, id)| id);
+                return Err(known
+                    .waiting
+                    .as_ref()
+                    .map(|event| &event.id)
+                    .or(done)
+                    .cloned());
+            };
+            known.done = Some(order(&event));
+            known.settling.push(event.clone());
+            Ok(event)
         };
-        let Some(event) = known
-            .and_then(|known| known.waiting)
-            .filter(|event| event.id == id)
-        else {
-            // Another one counts instead, or this one has been decided on.
-            return Ok(None);
+        let (claimed, _) = update(&self.ports, &key, expires, claim).await?;
+        let event = match claimed {
+            Ok(event) => event,
+            Err(by) => return self.superseded(&workflow, &id, by).await,
         };
         let manifest = self.ports.manifests.current().await?;
         let decision = self.start_run(&manifest, &workflow, &event).await?;
         let decisions = BTreeMap::from([(workflow.clone(), decision)]);
         self.driver.write_down(&event, decisions).await?;
-        let expires = self.ports.clock.now().checked_add(KEEP);
-        let expires = expires.unwrap_or(Timestamp::MAX);
-        let done = |known: &mut Debounce| {
-            if known.waiting.as_ref().is_some_and(|event| event.id == id) {
-                known.done = known.waiting.take().map(|event| order(&event));
-            }
-        };
+        let done = |known: &mut Debounce| known.settling.retain(|event| event.id != id);
         update(&self.ports, &key, expires, done).await?;
         Ok(None)
+    }
+
+    /// The time of an event has come that does not wait any more: it has been
+    /// decided on, or `by` counts instead. Whoever took its place may have died
+    /// before it wrote that down.
+    async fn superseded(
+        &self,
+        workflow: &str,
+        id: &EventId,
+        by: Option<EventId>,
+    ) -> Result<Option<String>, PortError> {
+        let Some(by) = by.filter(|by| by != id) else {
+            return Ok(None);
+        };
+        let known = self.ports.store.event(id).await?;
+        let outcome = known
+            .as_ref()
+            .and_then(|(record, _)| record.outcomes.get(workflow));
+        match (&known, outcome.map(|outcome| &outcome.decision)) {
+            (Some((record, _)), Some(Decision::Waiting { .. })) => {
+                let decision = Decision::Superseded { by };
+                let decisions = BTreeMap::from([(workflow.to_owned(), decision)]);
+                self.driver.write_down(&record.event, decisions).await?;
+                Ok(None)
+            }
+            (_, Some(_)) => Ok(None),
+            // It would be written down as waiting after this.
+            (_, None) => Err(PortError::new(
+                format!("settle event {id}"),
+                "it is not written down yet",
+            )),
+        }
     }
 
     pub(super) async fn start_cron(

@@ -30,6 +30,9 @@ const CHECK: SignedDuration = SignedDuration::from_mins(5);
 /// How often a step without `retry` is tried again when its sandbox vanishes.
 pub const MAX_LOST: u32 = 2;
 
+/// How long a timer that came early is left alone at least.
+const AGAIN: SignedDuration = SignedDuration::from_secs(5);
+
 /// How long an attempt may wait for a limit to let it through.
 pub const QUEUE_LIMIT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -166,7 +169,8 @@ impl Scene<'_> {
             !matches!(&pending.effect, Effect::Wake { step: s, attempt: n, .. } if s == step && *n == attempt)
         });
         // At a moment that many askings share, so that they arm one timer.
-        let round = self.now.as_second().div_euclid(WAKE_SECONDS) + 1;
+        let least = self.not_at_once(self.now);
+        let round = least.as_second().div_euclid(WAKE_SECONDS) + 1;
         let at = Timestamp::from_second(round.saturating_mul(WAKE_SECONDS));
         self.push(
             run,
@@ -303,6 +307,7 @@ impl Scene<'_> {
         run: &mut Run,
         step: &str,
         attempt: u32,
+        check: u32,
         beat: Option<Timestamp>,
     ) -> bool {
         if !run.under_way(step, attempt) {
@@ -318,6 +323,9 @@ impl Scene<'_> {
             let failure = timeout(format!("no result within the limit of {seconds} s"));
             return self.fail(run, step, attempt, failure);
         }
+        if record.checks != check {
+            return false;
+        }
         let up_by = begun.saturating_add(seconds(LAUNCH_GRACE_SECONDS));
         let last = beat.or(up_by.ok()).unwrap_or(self.now);
         let silence = self.now.duration_since(last);
@@ -330,6 +338,11 @@ impl Scene<'_> {
         }
         record.checks = record.checks.saturating_add(1);
         let check = record.checks;
+        // The timers before this one have fired: armed again they would fire at
+        // once.
+        run.pending.retain(|pending| {
+            !matches!(&pending.effect, Effect::ArmTimeLimit { step: s, attempt: n, .. } if s == step && *n == attempt)
+        });
         self.push(
             run,
             Effect::ArmTimeLimit {
@@ -475,10 +488,16 @@ impl Scene<'_> {
     }
 
     fn next_check(&self, limit: Timestamp) -> Timestamp {
-        self.now
-            .checked_add(CHECK)
-            .unwrap_or(Timestamp::MAX)
-            .min(limit)
+        let check = self.now.checked_add(CHECK).unwrap_or(Timestamp::MAX);
+        self.not_at_once(check.min(limit))
+    }
+
+    /// When a timer that came early is armed for. What fires timers may have a
+    /// clock that is ahead of this one: for the very moment they would fire again
+    /// and again until this clock has come so far.
+    pub(super) fn not_at_once(&self, at: Timestamp) -> Timestamp {
+        let least = self.now.checked_add(AGAIN).unwrap_or(Timestamp::MAX);
+        at.max(least)
     }
 }
 

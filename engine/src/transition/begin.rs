@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::RunId;
 use loopy_contract::manifest::{Manifest, Workflow};
+use loopy_contract::schema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +60,11 @@ pub fn again(
         .ok_or_else(|| format!("the manifest has no workflow {workflow}"))?;
     let mut event = original.event.clone();
     event.fields.extend(edits.event.clone());
+    let contract = manifest.registry.events.get(&event.name);
+    if let Some(contract) = contract.filter(|_| !edits.event.is_empty()) {
+        let what = format!("event {}", event.name);
+        keeps(&what, schema::field_violations(contract, &event.fields))?;
+    }
     let mut run = blank(manifest, plan, workflow, event, now)
         .ok_or_else(|| format!("the workflow {workflow} has no entry step"))?;
     run.id = id;
@@ -83,6 +89,11 @@ pub fn again(
                             ));
                         };
                         fields.extend(edit.clone());
+                        if let Some(step) = plan.steps.get(&name) {
+                            let contract = step.output_contract();
+                            let what = format!("the output of step {name}");
+                            keeps(&what, schema::field_violations(&contract, fields))?;
+                        }
                     }
                 }
                 StepState::Skipped { .. } => {}
@@ -114,6 +125,15 @@ pub fn again(
     scene.note(&mut run, "run_started", text);
     scene.advance(&mut run);
     Ok(run)
+}
+
+/// What was edited has to keep its contract, as what was put out has.
+fn keeps(what: &str, violations: Vec<String>) -> Result<(), String> {
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let violations = violations.join("; ");
+    Err(format!("{what} breaks its contract: {violations}"))
 }
 
 /// The step and all that wait for it, near or far.

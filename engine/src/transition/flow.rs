@@ -340,6 +340,7 @@ impl Scene<'_> {
                     iteration,
                     question,
                     at,
+                    again: false,
                 },
             );
         }
@@ -375,13 +376,15 @@ impl Scene<'_> {
         if let Some(at) = until
             && at > self.now
         {
+            self.drop_arming(run, name, iteration, question);
             self.push(
                 run,
                 Effect::ArmApproval {
                     step: name.to_owned(),
                     iteration,
                     question,
-                    at,
+                    at: self.not_at_once(at),
+                    again: true,
                 },
             );
             return true;
@@ -402,7 +405,6 @@ impl Scene<'_> {
         let (Some(step), Some(record)) = (self.plan.steps.get(name), run.steps.get(name)) else {
             return;
         };
-        let iteration = record.iteration;
         let (question, until, units) = match &record.state {
             StepState::AskingBefore { until } => (Question::Before, *until, None),
             StepState::AskingAfter { until, units } => {
@@ -410,16 +412,7 @@ impl Scene<'_> {
             }
             _ => return,
         };
-        if until.is_some() {
-            self.push(
-                run,
-                Effect::DisarmApproval {
-                    step: name.to_owned(),
-                    iteration,
-                    question,
-                },
-            );
-        }
+        self.stop_asking(run, name, question, until);
         let kind = if approve { "approved" } else { "denied" };
         self.note_step(run, kind, name, because);
         match (approve, units) {
@@ -509,8 +502,18 @@ impl Scene<'_> {
         self.note(run, &kind, because);
     }
 
+    /// Forgets the timers of a question that are still to be armed: they would
+    /// fire at once, for nothing.
+    fn drop_arming(&self, run: &mut Run, name: &str, iteration: u32, question: Question) {
+        run.pending.retain(|pending| {
+            !matches!(&pending.effect, Effect::ArmApproval { step, iteration: i, question: q, .. }
+                if step == name && (*i, *q) == (iteration, question))
+        });
+    }
+
     fn stop_asking(&self, run: &mut Run, name: &str, question: Question, until: Option<Timestamp>) {
         let iteration = run.steps.get(name).map_or(1, |step| step.iteration);
+        self.drop_arming(run, name, iteration, question);
         if until.is_some() {
             self.push(
                 run,
