@@ -10,10 +10,13 @@
 mod cache;
 mod compile;
 mod diagnostics;
+mod events;
 mod fmt;
+mod forms;
 mod graph;
 mod kills;
 mod lsp;
+mod orders;
 mod run;
 mod runs;
 mod support;

@@ -435,3 +435,54 @@ pub(crate) fn json(output: &OutputAssert) -> Value {
     serde_json::from_slice(stdout)
         .unwrap_or_else(|why| panic!("{why}: {}", String::from_utf8_lossy(stdout)))
 }
+
+impl Project {
+    /// A project whose steps are scripts on this machine: what its registry says
+    /// beyond that, and its steps by `workflow/step` with frontmatter and script.
+    pub(crate) fn scripts(registry: &str, steps: &[(&str, &str, &str)]) -> Self {
+        let project = Self::of(&[("registry.yml", &format!("{SHELL}{registry}"))]);
+        for (step, front, script) in steps {
+            project.write(
+                &format!("workflows/{step}.md"),
+                &format!("---\nagent: Shell\n{front}\n---\n{script}\n"),
+            );
+        }
+        project
+    }
+
+    /// `loopy trigger` with this event; without the warnings, which differ from
+    /// project to project.
+    pub(crate) fn trigger(&self, event: &str, fields: &str) -> Loopy<'_> {
+        self.loopy(&["trigger", "--event", event, "--fields", fields])
+    }
+
+    /// The newest run of the workflow, once there is one that stands like this.
+    pub(crate) fn until_run(&self, workflow: &str, status: &str) -> String {
+        until(&format!("a run of {workflow} that is {status}"), || {
+            sleep(10 * LOOK);
+            if !self.path().join(".loopy/state.db").exists() {
+                return None;
+            }
+            let newest = self
+                .runs()
+                .into_iter()
+                .find(|run| run["workflow"] == workflow)?;
+            (newest["status"] == status).then(|| newest["id"].as_str().unwrap().to_owned())
+        })
+    }
+
+    /// One run as machines see it.
+    pub(crate) fn run(&self, id: &str) -> Value {
+        json(&self.loopy(&["runs", "show", id, "--json"]).assert().code(0))
+    }
+
+    /// The lines of a run's history that are of this kind.
+    pub(crate) fn notes(&self, id: &str, kind: &str) -> Vec<String> {
+        let run = self.run(id);
+        let lines = run["history"].as_array().unwrap().iter();
+        let lines = lines.filter(|line| line["kind"] == kind);
+        lines
+            .map(|line| line["note"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}

@@ -7,7 +7,9 @@
 //! JSON file with all values by producer and field; a reference `{{ a }}` is
 //! `${LOOPY_A}`. When a `loop` came back to this step, `$LOOPY_FEEDBACK` names a
 //! JSON file that says why: `{"step": "review", "output": {…}}`, the step that
-//! sent the work back and what it put out. Else that variable is not set.
+//! sent the work back and what it put out. When the attempt before this one
+//! failed, `$LOOPY_LAST_FAILURE` names one with its `class` and `message`. Else
+//! these variables are not set.
 //!
 //! `$LOOPY_OUTPUT` names the file the script writes its outcome to, as JSON:
 //! `{"output": {…}, "emits": {"Event": {…}}}`. A step that emits nothing, and
@@ -32,6 +34,8 @@ const OUTPUT: &str = "LOOPY_OUTPUT";
 const INPUTS: &str = "LOOPY_INPUTS";
 /// The variable with the path of why a loop came back.
 const FEEDBACK: &str = "LOOPY_FEEDBACK";
+/// The variable with the path of what went wrong in the attempt before.
+const LAST_FAILURE: &str = "LOOPY_LAST_FAILURE";
 /// What one variable can hold on Linux, its name and end included.
 const LONGEST_VARIABLE: usize = 128 * 1024;
 
@@ -51,6 +55,9 @@ impl Drive for CommandHarness {
             (&inputs_file, json!(job.envelope.values).to_string()),
         ];
         files.extend(feedback.map(|feedback| (&feedback_file, json!(feedback).to_string())));
+        let failure_file = job.control.file("last-failure.json");
+        let last_failure = job.envelope.last_failure.as_ref();
+        files.extend(last_failure.map(|failure| (&failure_file, json!(failure).to_string())));
         for (path, content) in files {
             std::fs::write(path, content).map_err(|error| {
                 failure(
@@ -67,7 +74,8 @@ impl Drive for CommandHarness {
             .envs(script.variables)
             .env(OUTPUT, &output_file)
             .env(INPUTS, &inputs_file)
-            .envs(feedback.map(|_| (FEEDBACK, &feedback_file)));
+            .envs(feedback.map(|_| (FEEDBACK, &feedback_file)))
+            .envs(last_failure.map(|_| (LAST_FAILURE, &failure_file)));
         let ended = job
             .processes
             .run(shell, &[], |_| ())
@@ -157,6 +165,7 @@ fn names<'e>(
             OUTPUT,
             INPUTS,
             FEEDBACK,
+            LAST_FAILURE,
             crate::processes::MARKER,
             launch_env::REPORT_URL,
             launch_env::TOKEN,

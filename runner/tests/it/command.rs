@@ -74,7 +74,7 @@ test "{{ checks }}" = '[{"ok":true},{"note":"x","ok":false}]'
 test "{{ checks.ok }}" = '[true,false]'
 test "{{ checks.note }}" = '[null,"x"]'
 test -z "{{ skipped.text }}"
-test -z "${LOOPY_FEEDBACK+set}"
+test -z "${LOOPY_FEEDBACK+set}${LOOPY_LAST_FAILURE+set}"
 "#;
     let whole = |producer: &str| json!({"producer": producer, "field": "", "raw": format!("{{{{ {producer} }}}}")});
     let attempt = Attempt::of(envelope(
@@ -106,6 +106,19 @@ async fn why_a_loop_came_back_is_in_a_file() {
         }),
     ));
     assert_eq!(succeeded(&attempt.run().await).0["why"], feedback);
+}
+
+#[tokio::test]
+async fn what_failed_before_is_in_a_file() {
+    let failure = json!({"class": "output", "message": "/n: \"3\" is not an integer"});
+    let attempt = Attempt::of(envelope(
+        r#"printf '{"output": {"why": %s}}' "$(cat "$LOOPY_LAST_FAILURE")" > "$LOOPY_OUTPUT""#,
+        json!({
+            "last_failure": failure,
+            "output": {"fields": {"why": {"type": "object"}}},
+        }),
+    ));
+    assert_eq!(succeeded(&attempt.run().await).0["why"], failure);
 }
 
 #[tokio::test]
