@@ -155,10 +155,7 @@ impl Home {
             )),
             secrets,
             sandboxes,
-            sensor_code: Arc::new(LambdaSensorCode::new(
-                lambda,
-                Arc::clone(&self.environment),
-            )),
+            sensor_code: Arc::new(LambdaSensorCode::new(lambda, Arc::clone(&self.environment))),
             clock: Arc::clone(&self.clock),
         })
     }

@@ -47,39 +47,45 @@ pub(crate) struct Misfit {
 }
 
 /// Cuts a run until it is at most [`INLINE_BYTES`] long, as far as it goes:
-/// first outputs and event fields, then finished attempts, items and lines of
-/// history, then whatever is left of these.
+/// first all large outputs and event fields, then all finished pieces of
+/// attempts, items and history, then as much of what is left as has to go.
 pub(crate) fn cut_run(run: &mut Value) -> Result<Vec<Part>, serde_json::Error> {
-    let mut parts = Vec::new();
-    if length(run)? <= INLINE_BYTES {
-        return Ok(parts);
+    let mut cut = Cut {
+        left: serde_json::to_string(run)?.len(),
+        parts: Vec::new(),
+    };
+    let [large, any] = VALUE_BYTES;
+    if cut.is_long() {
+        for place in values(run) {
+            cut.value(run, place, large)?;
+        }
     }
-    let [big, any] = VALUE_BYTES;
-    cut_values(run, big, &mut parts)?;
-    if length(run)? > INLINE_BYTES {
-        cut_lists(run, true, &mut parts)?;
+    if cut.is_long() {
+        cut.lists(run, true)?;
     }
-    if length(run)? > INLINE_BYTES {
-        cut_values(run, any, &mut parts)?;
-        cut_lists(run, false, &mut parts)?;
+    if cut.is_long() {
+        for place in values(run) {
+            cut.value(run, place, any)?;
+        }
+        cut.lists(run, false)?;
     }
-    Ok(parts)
+    Ok(cut.parts)
 }
 
 /// Cuts the fields out of an event's record when it is long.
 pub(crate) fn cut_record(record: &mut Value) -> Result<Vec<Part>, serde_json::Error> {
-    let mut parts = Vec::new();
-    if length(record)? > INLINE_BYTES {
-        cut(record, "/event/fields".to_owned(), 0, &mut parts)?;
+    let mut cut = Cut {
+        left: serde_json::to_string(record)?.len(),
+        parts: Vec::new(),
+    };
+    if cut.is_long() {
+        cut.value(record, "/event/fields".to_owned(), 0)?;
     }
-    Ok(parts)
+    Ok(cut.parts)
 }
 
 /// Puts parts back, in the order in which they were cut out.
-pub(crate) fn put_back(
-    document: &mut Value,
-    parts: Vec<(Pointer, Value)>,
-) -> Result<(), Misfit> {
+pub(crate) fn put_back(document: &mut Value, parts: Vec<(Pointer, Value)>) -> Result<(), Misfit> {
     // What was cut first may lie in what was cut last.
     for (Pointer { at, range, .. }, value) in parts.into_iter().rev() {
         let place = document.pointer_mut(&at);
@@ -96,43 +102,71 @@ pub(crate) fn put_back(
     Ok(())
 }
 
-fn length(value: &Value) -> Result<usize, serde_json::Error> {
-    Ok(serde_json::to_string(value)?.len())
+/// What was cut out so far, and how long the rest is.
+struct Cut {
+    left: usize,
+    parts: Vec<Part>,
 }
 
-/// Cuts the value at a place out, if it has `least` bytes.
-fn cut(
-    document: &mut Value,
-    at: String,
-    least: usize,
-    parts: &mut Vec<Part>,
-) -> Result<(), serde_json::Error> {
-    let Some(place) = document.pointer_mut(&at) else {
-        return Ok(());
-    };
-    if place.is_null() {
-        return Ok(());
+impl Cut {
+    fn is_long(&self) -> bool {
+        self.left > INLINE_BYTES
     }
-    let text = serde_json::to_string(place)?;
-    if text.len() >= least {
-        *place = Value::Null;
-        parts.push(part(at, None, text));
+
+    fn add(&mut self, at: String, range: Option<(usize, usize)>, text: String) {
+        let sha256 = sha256_hex(text.as_bytes());
+        self.left = self.left.saturating_sub(text.len());
+        let pointer = Pointer { at, range, sha256 };
+        self.parts.push(Part { pointer, text });
     }
-    Ok(())
+
+    /// Cuts the value at a place out, if it has `least` bytes.
+    fn value(
+        &mut self,
+        document: &mut Value,
+        at: String,
+        least: usize,
+    ) -> Result<(), serde_json::Error> {
+        let Some(place) = document.pointer_mut(&at) else {
+            return Ok(());
+        };
+        let text = serde_json::to_string(place)?;
+        if !place.is_null() && text.len() >= least {
+            *place = Value::Null;
+            self.add(at, None, text);
+        }
+        Ok(())
+    }
+
+    /// Cuts pieces out of the lists of a run that grow: all that will not change
+    /// when `finished`, else as many as have to go.
+    fn lists(&mut self, run: &mut Value, finished: bool) -> Result<(), serde_json::Error> {
+        for (at, done) in lists(run) {
+            let Some(Value::Array(list)) = run.pointer_mut(&at) else {
+                continue;
+            };
+            for (index, piece) in list.chunks_mut(PIECE).enumerate() {
+                let gone = piece.iter().all(Value::is_null);
+                let whole = piece.len() == PIECE && piece.iter().all(done);
+                if gone || (finished && !whole) {
+                    continue;
+                }
+                if !finished && !self.is_long() {
+                    return Ok(());
+                }
+                let from = index.saturating_mul(PIECE);
+                let range = (from, from.saturating_add(piece.len()));
+                let text = serde_json::to_string(piece)?;
+                piece.fill(Value::Null);
+                self.add(at.clone(), Some(range), text);
+            }
+        }
+        Ok(())
+    }
 }
 
-fn part(at: String, range: Option<(usize, usize)>, text: String) -> Part {
-    let sha256 = sha256_hex(text.as_bytes());
-    let pointer = Pointer { at, range, sha256 };
-    Part { pointer, text }
-}
-
-/// What a run holds of values that others made.
-fn cut_values(
-    run: &mut Value,
-    least: usize,
-    parts: &mut Vec<Part>,
-) -> Result<(), serde_json::Error> {
+/// Where a run holds values that others made.
+fn values(run: &Value) -> Vec<String> {
     let mut places = vec!["/event/fields".to_owned()];
     for step in steps(run) {
         places.push(format!("{step}/previous"));
@@ -145,21 +179,12 @@ fn cut_values(
     for effect in 0..count(run, "/pending") {
         places.push(format!("/pending/{effect}/effect/event/fields"));
     }
-    for place in places {
-        cut(run, place, least, parts)?;
-    }
-    Ok(())
+    places
 }
 
-/// What a run holds of lists that grow; only what will not change when
-/// `finished`.
-fn cut_lists(
-    run: &mut Value,
-    finished: bool,
-    parts: &mut Vec<Part>,
-) -> Result<(), serde_json::Error> {
-    type Done = fn(&Value) -> bool;
-    let mut lists: Vec<(String, Done)> = Vec::new();
+/// Where a run holds lists that grow, and what of them does not change any more.
+fn lists(run: &Value) -> Vec<(String, fn(&Value) -> bool)> {
+    let mut lists: Vec<(String, fn(&Value) -> bool)> = Vec::new();
     for step in steps(run) {
         lists.push((format!("{step}/attempts"), |attempt| {
             !attempt["ended_at"].is_null()
@@ -169,24 +194,7 @@ fn cut_lists(
         }));
     }
     lists.push(("/history".to_owned(), |_| true));
-    for (at, done) in lists {
-        let Some(Value::Array(list)) = run.pointer_mut(&at) else {
-            continue;
-        };
-        for (index, piece) in list.chunks_mut(PIECE).enumerate() {
-            let gone = piece.iter().all(Value::is_null);
-            let whole = piece.len() == PIECE && piece.iter().all(done);
-            if gone || (finished && !whole) {
-                continue;
-            }
-            let from = index.saturating_mul(PIECE);
-            let range = (from, from.saturating_add(piece.len()));
-            let text = serde_json::to_string(piece)?;
-            piece.fill(Value::Null);
-            parts.push(part(at.clone(), Some(range), text));
-        }
-    }
-    Ok(())
+    lists
 }
 
 fn steps(run: &Value) -> Vec<String> {
@@ -207,6 +215,10 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use serde_json::json;
+
+    fn length(value: &Value) -> usize {
+        value.to_string().len()
+    }
 
     fn back(mut document: Value, parts: Vec<Part>) -> Value {
         // Through JSON, as the pointers are stored.
@@ -265,7 +277,7 @@ mod tests {
                 "/steps/a~1b~0c/state/units/2/output"
             ]
         );
-        assert!(length(&cut).unwrap() < 2_000);
+        assert!(length(&cut) < 2_000);
         assert_eq!(back(cut, parts), document);
     }
 
@@ -277,14 +289,17 @@ mod tests {
             run(units, done * 4)
         };
         let hashes = |parts: &[Part]| -> std::collections::BTreeSet<String> {
-            parts.iter().map(|part| part.pointer.sha256.clone()).collect()
+            parts
+                .iter()
+                .map(|part| part.pointer.sha256.clone())
+                .collect()
         };
         let mut before = wide(400);
         let first = cut_run(&mut before).unwrap();
         let document = wide(401);
         let mut after = document.clone();
         let second = cut_run(&mut after).unwrap();
-        assert!(length(&after).unwrap() <= INLINE_BYTES);
+        assert!(length(&after) <= INLINE_BYTES);
         assert!(hashes(&second).is_superset(&hashes(&first)));
         assert_eq!(back(after, second), document);
     }
@@ -297,7 +312,7 @@ mod tests {
         let parts = cut_run(&mut cut).unwrap();
         assert!(parts.iter().any(|part| part.pointer.range.is_some()));
         assert!(parts.iter().any(|part| part.pointer.range.is_none()));
-        assert!(length(&cut).unwrap() <= INLINE_BYTES);
+        assert!(length(&cut) <= INLINE_BYTES);
         assert_eq!(back(cut, parts), document);
     }
 
@@ -307,7 +322,7 @@ mod tests {
         let document = run(units, 0);
         let mut cut = document.clone();
         let parts = cut_run(&mut cut).unwrap();
-        assert!(length(&cut).unwrap() <= INLINE_BYTES);
+        assert!(length(&cut) <= INLINE_BYTES);
         assert_eq!(back(cut, parts), document);
     }
 

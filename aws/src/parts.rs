@@ -68,7 +68,11 @@ impl Parts {
 
     /// Writes what is not there yet. `owner` is whose parts these are: the name
     /// of their folder.
-    pub(crate) async fn write(&self, owner: &str, parts: Vec<Part>) -> Result<Vec<Pointer>, PortError> {
+    pub(crate) async fn write(
+        &self,
+        owner: &str,
+        parts: Vec<Part>,
+    ) -> Result<Vec<Pointer>, PortError> {
         stream::iter(parts)
             .map(|part| async move {
                 self.put(owner, &part.pointer.sha256, part.text).await?;
@@ -98,8 +102,9 @@ impl Parts {
             .buffered(AT_ONCE)
             .try_collect()
             .await?;
-        put_back(document, parts)
-            .map_err(|error| PortError::new(format!("put together what is in state/{owner}"), error))
+        put_back(document, parts).map_err(|error| {
+            PortError::new(format!("put together what is in state/{owner}"), error)
+        })
     }
 
     /// Writes one object, unless it is known to be there.
@@ -145,7 +150,9 @@ impl Parts {
             .await
             .map_err(|error| failed(&what, &error))?;
         let bytes = output.body.collect().await;
-        let bytes = bytes.map_err(|error| PortError::new(&what, error))?.to_vec();
+        let bytes = bytes
+            .map_err(|error| PortError::new(&what, error))?
+            .to_vec();
         let actual = sha256_hex(&bytes);
         if actual != sha256 {
             return Err(PortError::new(

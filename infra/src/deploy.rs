@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 /// The longest stack name: the schedule group, which takes 64 characters, has
 /// the same name.
-pub const MAX_STACK_NAME: usize = 64;
+pub const MAX_STACK_NAME: usize = 58;
 
 /// A deployment that did not come about.
 #[derive(Debug, thiserror::Error)]

@@ -249,7 +249,9 @@ fn a_result_taken_during_the_launch_left_the_step_function_an_event_it_could_not
             "LOOPY_BUS",
             "LOOPY_QUEUE_STEPS",
             "LOOPY_QUEUE_WATCH",
+            "LOOPY_STATE_BUCKET",
             "LOOPY_SCHEDULE_GROUP",
+            "LOOPY_SCHEDULE_ROLE",
         ] {
             let value = &properties["Environment"]["Variables"][variable];
             assert!(!value.is_null(), "{function}: {variable}");
@@ -259,11 +261,50 @@ fn a_result_taken_during_the_launch_left_the_step_function_an_event_it_could_not
         for action in [
             "events:PutEvents",
             "sqs:SendMessage",
+            "scheduler:CreateSchedule",
             "scheduler:DeleteSchedule",
+            "iam:PassRole",
+            "s3:PutObject",
         ] {
             assert!(statements.contains(action), "{function}: {action}");
         }
     }
+}
+
+/// Every permission of every function, to be read when it changes.
+#[test]
+fn who_may_do_what() {
+    let made = yaml(&sample().template);
+    let mut all = String::new();
+    for (name, resource) in made["Resources"].as_object().unwrap() {
+        if resource["Type"] != "AWS::IAM::Role" {
+            continue;
+        }
+        all.push_str(&format!("{name}\n"));
+        let policies = resource["Properties"]["Policies"].as_array().unwrap();
+        let statements = policies
+            .iter()
+            .flat_map(|policy| policy["PolicyDocument"]["Statement"].as_array().unwrap());
+        for statement in statements {
+            let many = |value: &Value| match value {
+                Value::Array(values) => values.clone(),
+                one => vec![one.clone()],
+            };
+            let actions: Vec<String> = many(&statement["Action"])
+                .iter()
+                .map(|action| action.as_str().unwrap().to_owned())
+                .collect();
+            for resource in many(&statement["Resource"]) {
+                let resource = match (&resource["Fn::GetAtt"][0], &resource["Fn::Sub"]) {
+                    (Value::String(name), _) => name.clone(),
+                    (_, Value::String(text)) => text.clone(),
+                    _ => resource.to_string(),
+                };
+                all.push_str(&format!("  {} on {resource}\n", actions.join(", ")));
+            }
+        }
+    }
+    insta::assert_snapshot!(all);
 }
 
 #[test]

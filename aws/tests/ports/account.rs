@@ -186,17 +186,28 @@ impl Account {
     /// The assets bucket, named in the environment.
     pub(crate) async fn make_bucket(&mut self) {
         let name = format!("loopy-assets-{}", self.id);
+        self.make_bare_bucket(&name).await;
+        self.set(var::ASSETS_BUCKET, &name);
+    }
+
+    /// The state bucket.
+    pub(crate) async fn make_state_bucket(&self) -> String {
+        let name = format!("loopy-state-{}", self.id);
+        self.make_bare_bucket(&name).await;
+        name
+    }
+
+    async fn make_bare_bucket(&self, name: &str) {
         let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
             .location_constraint(aws_sdk_s3::types::BucketLocationConstraint::EuWest1)
             .build();
         loopy_aws::config::s3_client(&self.config)
             .create_bucket()
-            .bucket(&name)
+            .bucket(name)
             .create_bucket_configuration(place)
             .send()
             .await
             .unwrap();
-        self.set(var::ASSETS_BUCKET, &name);
     }
 
     pub(crate) async fn put(&self, key: &str, bytes: &[u8]) {

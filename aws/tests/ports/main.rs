@@ -2,6 +2,7 @@
 
 mod account;
 mod bus;
+mod dead_letters;
 mod manifests;
 mod queues;
 mod secrets;
