@@ -121,7 +121,7 @@ history
   [TIME]           run started: on Hello (hand-[ID])
   [TIME]  compose  step started: limit 3600 s
   [TIME]  compose  attempt failed: crash: the script ended with code 1: it said nothing
-  [TIME]  measure  step skipped
+  [TIME]  measure  step skipped: step compose failed
   [TIME]           run failed: step compose failed
 
 "#]]);

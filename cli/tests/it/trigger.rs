@@ -387,7 +387,7 @@ warning LOOPY-W501 workflows/work/first.md:3:5: no sensor and no step makes the 
 work-[ID]  run started: on Go (hand-[ID])
 work-[ID]/first  step started: limit 3600 s
 work-[ID]/first  attempt failed: crash: the script ended with code 7: no such luck
-work-[ID]/second  step skipped
+work-[ID]/second  step skipped: step first failed
 work-[ID]  run failed: step first failed
 
 "#]]);

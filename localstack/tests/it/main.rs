@@ -6,6 +6,7 @@ mod around;
 mod clock;
 mod deployed;
 mod here;
+mod orders;
 mod plain;
 mod stack;
 mod story;
