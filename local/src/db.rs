@@ -469,11 +469,7 @@ fn connect_reader(path: &Path) -> Result<Connection, DbError> {
     Ok(connection)
 }
 
-fn write_loop(
-    mut connection: Connection,
-    queue: &Receiver<Option<Box<dyn Job>>>,
-    riders: &Riders,
-) {
+fn write_loop(mut connection: Connection, queue: &Receiver<Option<Box<dyn Job>>>, riders: &Riders) {
     let mut open = true;
     let mut group = Vec::new();
     while open {

@@ -2,9 +2,7 @@
 //! a process of this machine, or a call to a service that counts calls.
 
 use async_trait::async_trait;
-use loopy_engine::ports::{
-    Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes,
-};
+use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes};
 use loopy_engine::run::SandboxRef;
 use tokio::sync::{Semaphore, SemaphorePermit};
 

@@ -16,6 +16,10 @@ use tokio::sync::watch;
 /// How many messages of a queue are in hand and wait in memory at most.
 const ROOM: usize = 1024;
 
+/// With so many turns of steps waiting, no more runs are started: what has begun
+/// goes first, and what is in motion fits in memory.
+const MANY: usize = 128;
+
 /// One for each queue.
 pub(crate) struct Lines([Line; QueueName::ALL.len()]);
 
@@ -62,9 +66,19 @@ impl Line {
         }
     }
 
+    /// Whether those that work on it have enough to do for now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.backlog.load(Ordering::Acquire) || self.taken.load(Ordering::Acquire) >= MANY
+    }
+
     /// Begins to take messages, or ends it.
     pub(crate) fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Release);
+    }
+
+    /// Whether somebody works on it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
     }
 
     /// Takes a place for a message that is due at once; false when it has to
@@ -158,9 +172,12 @@ mod tests {
             assert!(line.take_place());
         }
         assert!(!line.take_place(), "no room");
+        assert!(line.is_busy());
         line.know(false, i64::MAX);
         line.free(1);
         assert!(line.take_place());
+        line.free(ROOM - 1);
+        assert!(!line.is_busy());
     }
 
     #[test]

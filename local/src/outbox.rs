@@ -113,7 +113,12 @@ impl Posted {
         Ok(posted)
     }
 
-    fn write_one(&mut self, connection: &Connection, post: Post, now_ms: i64) -> rusqlite::Result<()> {
+    fn write_one(
+        &mut self,
+        connection: &Connection,
+        post: Post,
+        now_ms: i64,
+    ) -> rusqlite::Result<()> {
         match post {
             Post::Send { queue, body, at_ms } => {
                 let line = self.lines.of(queue);

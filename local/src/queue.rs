@@ -2,8 +2,8 @@
 //! where a timer is a message with a key that becomes visible later.
 
 use crate::db::{Db, DbError};
-use crate::dead_letters::{self, Undeliverable};
 pub use crate::dead_letters::DeadLetter;
+use crate::dead_letters::{self, Undeliverable};
 use crate::lines::{Line, Lines};
 use crate::outbox::{Post, Posted, later};
 use async_trait::async_trait;
@@ -348,7 +348,11 @@ fn claim(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     for (limit, suspects) in [(i64::from(!suspect), true), (limit, false)] {
         // What stands aside leaves its place to one that does not.
-        let limit = if suspects { limit } else { limit.saturating_sub(claimed.len() as i64) };
+        let limit = if suspects {
+            limit
+        } else {
+            limit.saturating_sub(claimed.len() as i64)
+        };
         let rows = take.query_map(
             params![queue.name(), now, limit, SUSPECT, suspects],
             |row| {

@@ -130,7 +130,9 @@ fn collect_hashes(value: &Value, found: &mut BTreeSet<String>) {
             found.insert(text.clone());
         }
         Value::Array(items) => items.iter().for_each(|item| collect_hashes(item, found)),
-        Value::Object(fields) => fields.values().for_each(|field| collect_hashes(field, found)),
+        Value::Object(fields) => fields
+            .values()
+            .for_each(|field| collect_hashes(field, found)),
         _ => {}
     }
 }
@@ -165,7 +167,13 @@ mod tests {
         connection.query_row(&sql, [], |row| row.get(0)).unwrap()
     }
 
-    fn insert_run(connection: &Connection, id: &str, status: &str, created: i64, ended: Option<i64>) {
+    fn insert_run(
+        connection: &Connection,
+        id: &str,
+        status: &str,
+        created: i64,
+        ended: Option<i64>,
+    ) {
         connection
             .execute(
                 "INSERT INTO runs VALUES (?1, 1, 'w', ?2, 'e', 'e', 'c', ?1, ?3, ?4, 0, 0, '')",
@@ -179,7 +187,12 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, Path::new("state.db")).unwrap();
         let now = "2026-06-01T00:00:00Z".parse::<Timestamp>().unwrap();
-        let ago = |days: i64| nanos(now.checked_sub(SignedDuration::from_hours(24 * days)).unwrap());
+        let ago = |days: i64| {
+            nanos(
+                now.checked_sub(SignedDuration::from_hours(24 * days))
+                    .unwrap(),
+            )
+        };
         for index in 0..150 {
             let id = format!("old-{index}");
             insert_run(&connection, &id, "succeeded", ago(95), Some(ago(91)));
@@ -214,18 +227,31 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, Path::new("state.db")).unwrap();
         let hashes = ["a", "b", "c"].map(|letter| letter.repeat(64));
-        for (name, current, hash) in [("m1", 0, &hashes[0]), ("m2", 0, &hashes[1]), ("m3", 1, &hashes[2])] {
+        for (name, current, hash) in [
+            ("m1", 0, &hashes[0]),
+            ("m2", 0, &hashes[1]),
+            ("m3", 1, &hashes[2]),
+        ] {
             let json = format!(r#"{{"skills": {{"s": {{"SKILL.md": "{hash}"}}}}}}"#);
             let sql = "INSERT INTO manifests VALUES (?1, ?2, ?3)";
-            connection.execute(sql, params![name, json, current]).unwrap();
+            connection
+                .execute(sql, params![name, json, current])
+                .unwrap();
         }
         insert_run(&connection, "m2", "succeeded", 0, Some(0));
         let named = remove_manifests(&connection).unwrap();
         assert_eq!(count(&connection, "manifests"), 2);
-        assert!(!named.contains(&hashes[0]) && named.contains(&hashes[1]) && named.contains(&hashes[2]));
+        assert!(
+            !named.contains(&hashes[0]) && named.contains(&hashes[1]) && named.contains(&hashes[2])
+        );
 
         let dir = tempfile::tempdir().unwrap();
-        for name in [&hashes[0], &hashes[1], &format!("{}.77.part", hashes[2]), &"other".to_owned()] {
+        for name in [
+            &hashes[0],
+            &hashes[1],
+            &format!("{}.77.part", hashes[2]),
+            &"other".to_owned(),
+        ] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         remove_objects(dir.path(), &named).unwrap();

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The variables that are the engine's own.
 const ENGINE_VARIABLES: [&str; 3] = ["DAYTONA_API_KEY", "DAYTONA_API_URL", "DAYTONA_TARGET"];
@@ -17,12 +18,14 @@ const ENGINE_VARIABLES: [&str; 3] = ["DAYTONA_API_KEY", "DAYTONA_API_URL", "DAYT
 /// Bytes of a token key.
 const KEY_BYTES: usize = 32;
 
-/// Secrets from files and the environment; files are read at each look-up, so
-/// an edit holds from the next one on.
+/// Secrets from files and the environment; the project's files are read at each
+/// look-up, so an edit holds from the next one on.
 pub struct LocalSecrets {
     project: PathBuf,
     state: PathBuf,
     environment: BTreeMap<String, String>,
+    /// It never changes, and is asked for with every launch and report.
+    token_key: OnceLock<Vec<u8>>,
 }
 
 impl fmt::Debug for LocalSecrets {
@@ -41,6 +44,7 @@ impl LocalSecrets {
             project: project.to_owned(),
             state: state.to_owned(),
             environment,
+            token_key: OnceLock::new(),
         }
     }
 
@@ -105,8 +109,12 @@ impl Secrets for LocalSecrets {
     }
 
     async fn token_key(&self) -> Result<Vec<u8>, PortError> {
-        token_key(&self.state.join("token.key"))
-            .map_err(|why| PortError::new("read the token key .loopy/token.key", why))
+        if let Some(key) = self.token_key.get() {
+            return Ok(key.clone());
+        }
+        let key = token_key(&self.state.join("token.key"))
+            .map_err(|why| PortError::new("read the token key .loopy/token.key", why))?;
+        Ok(self.token_key.get_or_init(|| key).clone())
     }
 }
 

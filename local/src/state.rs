@@ -3,9 +3,9 @@
 
 use crate::clock::SystemClock;
 use crate::db::{Db, DbError, ReadDb};
+use crate::dead_letters::{self, DeadLetter};
 use crate::lock::ProjectLock;
 use crate::queue::SqliteQueue;
-use crate::dead_letters::{self, DeadLetter};
 use crate::{records, store};
 use jiff::Timestamp;
 use loopy_contract::event::Event;

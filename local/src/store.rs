@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// never in memory all together.
 const PAGE: i64 = 64;
 
+/// Bytes that most runs fit into.
+const ROOM: usize = 4096;
+
 /// The store of the home on one machine.
 pub struct SqliteStore {
     db: Db,
@@ -35,7 +38,11 @@ impl SqliteStore {
     /// Writes a run with its messages. `version` is the one it must have; none
     /// when it must not exist.
     async fn write(&self, mut run: Run, version: Option<u64>) -> Result<Commit, PortError> {
-        let what = if version.is_some() { "commit" } else { "create" };
+        let what = if version.is_some() {
+            "commit"
+        } else {
+            "create"
+        };
         let id = run.id.clone();
         let error = |why: &dyn std::fmt::Display| PortError::new(format!("{what} run {id}"), why);
         let now = self.clock.now();
@@ -164,7 +171,7 @@ impl Columns {
                 .pending
                 .iter()
                 .any(|pending| !matches!(pending.effect, Effect::Launch { .. })),
-            run: serde_json::to_string(run)?,
+            run: text(run)?,
         })
     }
 
@@ -231,6 +238,13 @@ impl Columns {
             ])?;
         Ok(changed == 1)
     }
+}
+
+/// A run's JSON. Room for a run of some steps is made at once.
+fn text(run: &Run) -> Result<String, serde_json::Error> {
+    let mut bytes = Vec::with_capacity(ROOM);
+    serde_json::to_writer(&mut bytes, run)?;
+    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
 }
 
 /// Loads a run; also for processes that only read.

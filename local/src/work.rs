@@ -17,6 +17,9 @@ use tokio::task::{Id, JoinError, JoinSet};
 /// suspended, while a timer of the process knows nothing of it.
 const NAP: Duration = Duration::from_secs(15);
 
+/// How long starting runs waits for those that were started.
+const BREATH: Duration = Duration::from_millis(2);
+
 /// How often it is tried to put a message back.
 const TRIES: u8 = 5;
 
@@ -62,10 +65,16 @@ impl Desk {
         self.tasks.len() >= concurrency(self.queue)
     }
 
+    /// Whether new messages have to wait for those of another queue.
+    fn is_held_back(&self) -> bool {
+        let steps = self.worker.queue.line(QueueName::Steps);
+        self.queue == QueueName::Events && steps.is_open() && steps.is_busy()
+    }
+
     /// Begins to work on a message.
-    fn take(&mut self, message: Claimed) {
+    fn take(&mut self, mut message: Claimed) {
         let worker = Arc::clone(&self.worker);
-        let (queue, body) = (message.queue, message.body.clone());
+        let (queue, body) = (message.queue, std::mem::take(&mut message.body));
         let task = self.tasks.spawn(async move {
             let _applying = worker.gate.read().await;
             worker.moved.store(true, Ordering::Release);
@@ -106,8 +115,12 @@ impl Desk {
         }
     }
 
-    /// Begins to work on all that can be had.
+    /// Begins to work on all that can be had. Gives back how long until there may
+    /// be more, if nobody says so before.
     async fn fill(&mut self) -> Duration {
+        if self.is_held_back() {
+            return BREATH;
+        }
         let queue = self.worker.queue.clone();
         let line = queue.line(self.queue);
         while !self.is_full()

@@ -31,12 +31,20 @@ fn project() -> tempfile::TempDir {
     let moment = |minute: &str| format!("{minute}:00Z").parse::<Timestamp>().unwrap();
     let shift = moment(&now).as_second() - moment(WRITTEN).as_second();
     let database = Connection::open(state.join("state.db")).unwrap();
-    database.execute_batch(&DUMP.replace(WRITTEN, &now)).unwrap();
     database
-        .execute("UPDATE runs SET created_us = created_us + 1000000 * ?1", [shift])
+        .execute_batch(&DUMP.replace(WRITTEN, &now))
         .unwrap();
     database
-        .execute("UPDATE messages SET visible_ms = visible_ms + 1000 * ?1", [shift])
+        .execute(
+            "UPDATE runs SET created_us = created_us + 1000000 * ?1",
+            [shift],
+        )
+        .unwrap();
+    database
+        .execute(
+            "UPDATE messages SET visible_ms = visible_ms + 1000 * ?1",
+            [shift],
+        )
         .unwrap();
     database.pragma_update(None, "user_version", 1).unwrap();
     project
@@ -76,7 +84,9 @@ async fn the_state_of_an_older_build_is_read_and_gone_on_with() {
     let manifest = state.manifest().await.unwrap();
     drop(state);
 
-    let home = LocalHome::open(options(project.path(), manifest)).await.unwrap();
+    let home = LocalHome::open(options(project.path(), manifest))
+        .await
+        .unwrap();
     let state = home.state();
     assert_three_runs(&state).await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -108,7 +118,9 @@ async fn the_state_of_an_older_build_is_read_and_gone_on_with() {
 fn tables(path: &Path) -> Vec<String> {
     let database = Connection::open(path).unwrap();
     let mut names = database
-        .prepare("SELECT type || ' ' || name || ' ' || ifnull(sql, '') FROM sqlite_schema ORDER BY 1")
+        .prepare(
+            "SELECT type || ' ' || name || ' ' || ifnull(sql, '') FROM sqlite_schema ORDER BY 1",
+        )
         .unwrap();
     let names = names.query_map([], |row| row.get(0)).unwrap();
     names.map(Result::unwrap).collect()
