@@ -280,6 +280,8 @@ impl Place {
     fn state(&self) -> io::Result<SandboxState> {
         let alive = match self.record()? {
             Some(record) => record.leader()?.is_some_and(|process| !process.ended),
+            // A launch makes the directory before anything else.
+            None if !self.directory.exists() => false,
             // Without a record a launch may be at work this very moment.
             None => self.locked()? || self.introducing()?,
         };

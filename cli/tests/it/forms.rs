@@ -94,6 +94,45 @@ fn an_item_that_fails_for_good_ends_the_others_and_the_run() {
     assert_eq!(run["steps"]["do"]["state"], "failed");
 }
 
+#[test]
+fn ten_items_are_worked_on_at_a_time_and_a_thousand_in_all() {
+    let project = Project::scripts(
+        "events:\n  Go: { place: str, numbers: 'list[int]' }\n",
+        &[(
+            "work/do",
+            "on: Go\neach: event.numbers as number\noutput: { most: int }",
+            // How many are at work, this one included.
+            r#"mkdir -p "{{ event.place }}"
+touch "{{ event.place }}/{{ number }}"
+sleep 0.5
+most=$(ls "{{ event.place }}" | wc -l)
+rm "{{ event.place }}/{{ number }}"
+printf '{"most": %s}' "$most" > "$LOOPY_OUTPUT""#,
+        )],
+    );
+    let place = project.outside("place");
+    let fields = |count: usize| {
+        let numbers: Vec<usize> = (0..count).collect();
+        json!({ "place": place, "numbers": numbers }).to_string()
+    };
+    let document = triggered(&project, &fields(14), 0);
+    let output = run(&document, "work")["steps"]["do"]["output"].clone();
+    let output = output.as_array().unwrap();
+    assert_eq!(output.len(), 14);
+    let most = output.iter().map(|item| item["most"].as_u64().unwrap());
+    let most = most.max().unwrap();
+    // On a busy machine some end before the last begins.
+    assert!((2..=10).contains(&most), "{most}");
+
+    let document = triggered(&project, &fields(1001), 3);
+    let failure = &run(&document, "work")["failure"];
+    assert_eq!(failure["class"], "output");
+    assert_eq!(
+        failure["message"],
+        "`each` has 1001 items, and a step takes 1000"
+    );
+}
+
 /// A script that is reviewed until the review is content.
 fn reviewed(max: u32) -> Project {
     Project::scripts(

@@ -325,6 +325,43 @@ fn a_question_that_nobody_answers_is_answered_as_the_step_says() {
 }
 
 #[test]
+fn a_run_that_only_waits_is_cancelled_too() {
+    let project = asking("{ before: true, within: 24h }");
+    let serving = project.serve();
+    project.trigger("Go", "{}").assert().code(5);
+    let id = project.until_run("work", "parked");
+    let order = |name: &str| project.loopy(&["runs", name, &id, "--by", "Ada"]).assert();
+    order("pause").code(0);
+    // While it is paused it can be answered, and begins nothing.
+    order("approve").code(0);
+    let run = project.run(&id);
+    assert_eq!(run["status"], "paused");
+    assert_eq!(run["steps"]["ship"]["attempts"], json!([]));
+    order("cancel").code(0);
+    let run = project.run(&id);
+    assert_eq!(run["status"], "cancelled");
+    assert_eq!(run["because"], "cancelled by Ada");
+    assert_eq!(run["steps"]["build"]["state"], "succeeded");
+    serving.stop().code(0);
+}
+
+#[test]
+fn an_order_outlives_the_process_that_was_to_take_it() {
+    let project = asking("{ before: true }");
+    let serving = project.serve();
+    project.trigger("Go", "{}").assert().code(5);
+    let id = project.until_run("work", "parked");
+    let output = project.loopy(&["runs", "cancel", &id, "--by", "Ada", "--no-wait"]);
+    output.assert().code(0).stderr_eq(str![""]);
+    serving.run.kill();
+    let serving = project.serve();
+    project.until_run("work", "cancelled");
+    let cancelled = project.notes(&id, "run_cancelled");
+    assert_eq!(cancelled, ["cancelled by Ada"], "once");
+    serving.stop().code(0);
+}
+
+#[test]
 fn what_is_asked_while_nothing_serves_is_taken_when_something_does() {
     let project = asking("{ before: true }");
     project.trigger("Go", "{}").assert().code(5);
