@@ -136,7 +136,8 @@ fn attempt_of(name: &str) -> Option<(RunId, String, u32)> {
 
 impl Driver {
     /// What the limits say to an attempt whose turn came. What it is granted it
-    /// holds from now on; asked again it is told the same.
+    /// holds from now on; asked again it is told the same. What it holds when it is
+    /// not let through after all, [`Driver::take_back`] takes.
     pub(crate) async fn admit(
         &self,
         manifest: &Manifest,
@@ -163,7 +164,7 @@ impl Driver {
         let before = run.attempt(step, attempt).and_then(|it| it.grant.as_ref());
         for stale in before.into_iter().flat_map(|grant| &grant.gates) {
             if !limits.iter().any(|limit| limit.key == *stale) {
-                self.give_back(stale, &name, None).await?;
+                self.give_back(stale, &name, None, None).await?;
             }
         }
         for limit in &limits {
@@ -179,8 +180,9 @@ impl Driver {
                 .await?;
             match verdict {
                 Verdict::Granted => {
-                    let held = gate.holders.iter().find(|holder| holder.name == name);
-                    let held = held.map_or(0, |holder| holder.amount);
+                    let holder = gate.holders.iter().find(|holder| holder.name == name);
+                    let held = holder.map_or(0, |holder| holder.amount);
+                    grant.leases.extend(holder.map(|holder| holder.until));
                     if limit.kind == Kind::Dollars {
                         grant.micro_usd = match grant.micro_usd {
                             0 => held,
@@ -189,9 +191,6 @@ impl Driver {
                     }
                 }
                 Verdict::Refused => {
-                    for key in &grant.gates {
-                        self.give_back(key, &name, None).await?;
-                    }
                     let spent = gate.spent as f64 / 1e6;
                     return Ok(Admission::Refused(Failure {
                         class: FailureClass::Budget,
@@ -203,9 +202,6 @@ impl Driver {
                 }
                 Verdict::Wait => match limit.kind {
                     Kind::Places(Strategy::Drop) => {
-                        for key in &grant.gates {
-                            self.give_back(key, &name, None).await?;
-                        }
                         let reason = format!("dropped: {} are at work already", limit.what);
                         return Ok(Admission::Dropped { reason });
                     }
@@ -246,6 +242,33 @@ impl Driver {
     /// for it.
     pub(crate) async fn release(
         &self,
+        run: &Run,
+        step: &str,
+        attempt: u32,
+    ) -> Result<(), PortError> {
+        let name = name_of(&run.id, step, attempt);
+        let record = run.attempt(step, attempt);
+        let grant = record.and_then(|record| record.grant.as_ref());
+        let began = record.is_some_and(|record| record.started_at.is_some());
+        let spent = match record.and_then(|record| record.usage.as_ref()) {
+            _ if !began => Some(0),
+            Some(usage) => usage.usd.map(micro_usd),
+            None => None,
+        };
+        if let Some(grant) = grant {
+            for key in &grant.gates {
+                let lease = grant.lease(key);
+                self.give_back(key, &name, lease, Some(spent)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what an attempt was granted whose turn came to nothing: it was
+    /// over already, or its run is paused. What it holds by right it keeps, until
+    /// [`Driver::release`] settles that.
+    pub(crate) async fn take_back(
+        &self,
         manifest: &Manifest,
         run: &Run,
         step: &str,
@@ -253,46 +276,55 @@ impl Driver {
     ) -> Result<(), PortError> {
         let name = name_of(&run.id, step, attempt);
         let record = run.attempt(step, attempt);
-        let plan = manifest.workflows.get(&run.workflow);
-        let keys = match record.and_then(|record| record.grant.as_ref()) {
-            Some(grant) => grant.gates.clone(),
-            // It was never told: an earlier delivery may have asked in its name.
-            // Perhaps the day before.
-            None => plan.map_or_else(Vec::new, |plan| {
-                let now = self.ports.clock.now();
-                let keys = [now, now.checked_sub(DAY).unwrap_or(now)]
-                    .into_iter()
-                    .flat_map(|at| limits(manifest, plan, run, step, at))
-                    .map(|limit| limit.key);
-                keys.collect::<BTreeSet<_>>().into_iter().collect()
-            }),
-        };
+        let grant = record.and_then(|record| record.grant.as_ref());
         let began = record.is_some_and(|record| record.started_at.is_some());
-        let spent = match record.and_then(|record| record.usage.as_ref()) {
-            _ if !began => Some(0),
-            Some(usage) => usage.usd.map(micro_usd),
-            None => None,
-        };
+        let mut keys: BTreeSet<String> = BTreeSet::new();
+        keys.extend(
+            grant
+                .into_iter()
+                .flat_map(|grant| grant.gates.iter().cloned()),
+        );
+        // An earlier delivery may have asked in its name and told nobody. Perhaps
+        // the day before.
+        if let Some(plan) = manifest.workflows.get(&run.workflow) {
+            let now = self.ports.clock.now();
+            for at in [now, now.checked_sub(DAY).unwrap_or(now)] {
+                let limits = limits(manifest, plan, run, step, at);
+                keys.extend(limits.into_iter().map(|limit| limit.key));
+            }
+        }
         for key in keys {
-            self.give_back(&key, &name, Some(spent)).await?;
+            let kept = grant.filter(|_| began).and_then(|grant| grant.lease(&key));
+            let (taken, gate) = self
+                .change(&key, |gate| gate.take_away(&name, kept))
+                .await?;
+            if taken {
+                self.wake(&gate).await?;
+            }
         }
         Ok(())
     }
 
-    /// Gives one thing back and wakes those that may go on. `spent` is what of it
-    /// is gone: the outer `None` for nothing, the inner one when nobody knows,
-    /// which counts as all.
+    /// Gives one thing back, that was held until `lease` if that is known, and
+    /// wakes those that may go on. `spent` is what of it is gone: the outer `None`
+    /// for nothing, the inner one when nobody knows, which counts as all.
     async fn give_back(
         &self,
         key: &str,
         name: &str,
+        lease: Option<Timestamp>,
         spent: Option<Option<u64>>,
     ) -> Result<(), PortError> {
         let is_money = key.starts_with("spend/");
         let ((), gate) = self
             .change(key, |gate| {
-                let held = gate.holders.iter().find(|holder| holder.name == name);
-                let held = held.map_or(0, |holder| holder.amount);
+                let holder = gate.holders.iter().find(|holder| holder.name == name);
+                // Given back already, and asked for once more by a late message,
+                // which takes that back itself.
+                if holder.is_some_and(|holder| lease.is_some_and(|lease| lease != holder.until)) {
+                    return;
+                }
+                let held = holder.map_or(0, |holder| holder.amount);
                 let gone = match spent {
                     Some(known) if is_money => known.unwrap_or(held),
                     _ => 0,
@@ -300,6 +332,11 @@ impl Driver {
                 gate.give_back(name, gone);
             })
             .await?;
+        self.wake(&gate).await
+    }
+
+    /// Gives their turn to those that wait and may go on.
+    async fn wake(&self, gate: &Gate) -> Result<(), PortError> {
         for next in gate.next() {
             if let Some((run, step, attempt)) = attempt_of(&next) {
                 let message = Message::Handoff { run, step, attempt };

@@ -25,7 +25,7 @@ use std::time::Duration;
 const MAX_CONFLICTS: u32 = 20;
 
 /// How many runs are kept in memory.
-const MAX_KEPT: usize = 4096;
+const MAX_KEPT: usize = 2048;
 
 /// Drives runs over the ports of one home.
 #[derive(Clone)]
@@ -36,14 +36,20 @@ pub(crate) struct Driver {
 
 /// The last committed state of one run, as far as this process knows it, without
 /// the effects it has performed. Whoever holds it applies an input.
-type Slot = Arc<tokio::sync::Mutex<Option<Stored>>>;
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Stored>>>>;
 
 /// What became of an input.
 pub(crate) struct Applied {
-    /// The run after it.
-    pub(crate) run: Run,
+    stored: Arc<Stored>,
     /// Whether it made a difference.
     pub(crate) changed: bool,
+}
+
+impl Applied {
+    /// The run after it.
+    pub(crate) fn run(&self) -> &Run {
+        &self.stored.run
+    }
 }
 
 impl Driver {
@@ -71,14 +77,23 @@ impl Driver {
     /// Makes a run, unless it is there, and performs its first effects.
     pub(crate) async fn create(&self, manifest: &Arc<Manifest>, run: Run) -> Result<(), PortError> {
         let id = run.id.clone();
+        let slot = self.slot(&id);
+        // Held until it is kept, so that whoever works on its first message
+        // finds it there.
+        let mut held = slot.lock().await;
         match self.ports.store.create(run).await? {
             Commit::Done(stored) => {
+                let stored: Arc<Stored> = Arc::from(stored);
                 let run = &stored.run;
                 tracing::info!(%id, workflow = run.workflow, event = %run.event.name, "run started");
-                self.keep(&id, (*stored).clone()).await;
+                *held = Some(Arc::clone(&stored));
+                drop(held);
                 self.perform(manifest, &stored, &Input::Start.cause()).await
             }
-            Commit::Conflict => self.apply(&id, Input::Start).await.map(|_| ()),
+            Commit::Conflict => {
+                drop(held);
+                self.apply(&id, Input::Start).await.map(|_| ())
+            }
         }
     }
 
@@ -95,35 +110,39 @@ impl Driver {
             let (stored, fresh) = match held.take() {
                 Some(stored) => (stored, false),
                 None => match self.ports.store.load(id).await? {
-                    Some(stored) => (stored, true),
+                    Some(stored) => (Arc::new(stored), true),
                     None => return Ok(None),
                 },
             };
             let manifest = self.ports.manifests.get(&stored.run.manifest).await?;
             let now = self.ports.clock.now();
-            let (run, changed) = transition::transition(&manifest, stored.run.clone(), &input, now);
+            let version = stored.version;
+            let (run, kept) = if fresh {
+                (stored.run.clone(), Some(stored))
+            } else {
+                // Copied only if an effect of it is still being performed.
+                (Arc::unwrap_or_clone(stored).run, None)
+            };
+            let (run, changed) = transition::transition(&manifest, run, &input, now);
             if !changed {
-                if !fresh {
-                    continue;
-                }
-                let run = stored.run.clone();
-                *held = Some(stored.clone());
+                let Some(stored) = kept else { continue };
+                *held = Some(Arc::clone(&stored));
                 drop(held);
                 self.perform(&manifest, &stored, &input.cause()).await?;
-                return Ok(Some(Applied { run, changed }));
+                return Ok(Some(Applied { stored, changed }));
             }
-            let Commit::Done(stored) = self.ports.store.commit(run, stored.version).await? else {
+            let Commit::Done(stored) = self.ports.store.commit(run, version).await? else {
                 continue;
             };
+            let stored: Arc<Stored> = Arc::from(stored);
             if stored.run.status.is_over() {
                 self.forget(id);
             } else {
-                *held = Some((*stored).clone());
+                *held = Some(Arc::clone(&stored));
             }
             drop(held);
             self.perform(&manifest, &stored, &input.cause()).await?;
-            let run = stored.run;
-            return Ok(Some(Applied { run, changed }));
+            return Ok(Some(Applied { stored, changed }));
         }
         Err(PortError::new(
             format!("commit run {id}"),
@@ -132,12 +151,11 @@ impl Driver {
     }
 
     /// The run as it was last committed.
-    pub(crate) async fn load(&self, id: &RunId) -> Result<Option<Run>, PortError> {
+    pub(crate) async fn load(&self, id: &RunId) -> Result<Option<Arc<Stored>>, PortError> {
         let slot = self.slot(id);
         let mut held = slot.lock().await;
-        let stored = self.ports.store.load(id).await?;
-        let run = stored.as_ref().map(|stored| stored.run.clone());
-        match stored {
+        let stored = self.ports.store.load(id).await?.map(Arc::new);
+        match &stored {
             Some(stored) if !stored.run.status.is_over() => {
                 // What is kept of this very version knows more: which of its
                 // effects were performed.
@@ -145,20 +163,20 @@ impl Driver {
                     .as_ref()
                     .is_some_and(|kept| kept.version == stored.version);
                 if !known {
-                    *held = Some(stored);
+                    *held = Some(Arc::clone(stored));
                 }
             }
             _ => self.forget(id),
         }
-        Ok(run)
+        Ok(stored)
     }
 
     /// The run as this process knows it, or else as it was last committed.
-    pub(crate) async fn recall(&self, id: &RunId) -> Result<Option<Run>, PortError> {
+    pub(crate) async fn recall(&self, id: &RunId) -> Result<Option<Arc<Stored>>, PortError> {
         let slot = self.slot(id);
-        let kept = slot.lock().await.as_ref().map(|kept| kept.run.clone());
+        let kept = slot.lock().await.clone();
         match kept {
-            Some(run) => Ok(Some(run)),
+            Some(stored) => Ok(Some(stored)),
             None => self.load(id).await,
         }
     }
@@ -198,15 +216,20 @@ impl Driver {
             self.perform_one(manifest, &stored.run, &pending.effect)
                 .await?;
         }
+        // A launch is only known to be performed when its result comes: until
+        // then a redelivery has to go on with it.
+        let is_launch = |pending: &Pending| matches!(pending.effect, Effect::Launch { .. });
+        if stored.run.status.is_over() || due.iter().all(|pending| is_launch(pending)) {
+            return Ok(());
+        }
         let slot = self.slot(&stored.run.id);
         if let Some(kept) = slot.lock().await.as_mut()
             && kept.version == stored.version
         {
-            kept.run.pending.retain(|pending| {
-                // A launch is only known to be performed when its result comes:
-                // until then a redelivery has to go on with it.
-                matches!(pending.effect, Effect::Launch { .. }) || !due.contains(&pending)
-            });
+            let kept = Arc::make_mut(kept);
+            kept.run
+                .pending
+                .retain(|pending| is_launch(pending) || !due.contains(&pending));
         }
         Ok(())
     }
@@ -221,7 +244,7 @@ impl Driver {
             Effect::Launch { step, attempt } => {
                 Box::pin(self.launch(manifest, run, step, *attempt)).await
             }
-            Effect::Release { step, attempt } => self.release(manifest, run, step, *attempt).await,
+            Effect::Release { step, attempt } => self.release(run, step, *attempt).await,
             other => {
                 let now = self.ports.clock.now();
                 for one in outgoing(run, other, now).into_iter().flatten() {
@@ -328,9 +351,5 @@ impl Driver {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
-    }
-
-    async fn keep(&self, id: &RunId, stored: Stored) {
-        *self.slot(id).lock().await = Some(stored);
     }
 }

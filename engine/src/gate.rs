@@ -135,6 +135,17 @@ impl Gate {
         before != (self.holders.len(), self.waiting.len())
     }
 
+    /// Takes away what `name` holds other than until `kept`, and its place in the
+    /// order: it asked again when it was over already. Nothing of that was spent.
+    /// False when there was nothing to take.
+    pub fn take_away(&mut self, name: &str, kept: Option<Timestamp>) -> bool {
+        let before = (self.holders.len(), self.waiting.len());
+        self.holders
+            .retain(|holder| holder.name != name || Some(holder.until) == kept);
+        self.waiting.retain(|waiter| waiter.name != name);
+        before != (self.holders.len(), self.waiting.len())
+    }
+
     /// Those that wait and may go on now, in their order.
     pub fn next(&self) -> Vec<String> {
         let mut taken = self.taken();
@@ -213,6 +224,20 @@ mod tests {
         assert_eq!(gate.taken(), 5);
         assert_eq!(gate.ask("b", Some(6), at(0), at(9)), Verdict::Refused);
         assert_eq!(gate.ask("b", Some(5), at(0), at(9)), Verdict::Granted);
+    }
+
+    #[test]
+    fn one_that_asks_again_when_it_is_over_keeps_nothing_and_pays_nothing() {
+        let mut gate = of(10);
+        assert_eq!(gate.ask("a", Some(6), at(0), at(9)), Verdict::Granted);
+        assert!(gate.give_back("a", 5));
+        assert_eq!(gate.ask("a", Some(5), at(1), at(10)), Verdict::Granted);
+        assert!(gate.take_away("a", Some(at(9))));
+        assert_eq!(gate.taken(), 5);
+        // What it holds by right stays.
+        assert_eq!(gate.ask("b", Some(5), at(1), at(10)), Verdict::Granted);
+        assert!(!gate.take_away("b", Some(at(10))));
+        assert_eq!(gate.taken(), 10);
     }
 
     #[test]

@@ -419,8 +419,21 @@ fn is_none(count: &u32) -> bool {
 pub struct Grant {
     /// The gates it was let through or waits at, by key, in order.
     pub gates: Vec<String>,
+    /// Until when it holds its part of each gate that let it through. By this
+    /// moment it is told from what an attempt that was over already took when a
+    /// late message asked once more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<Timestamp>,
     /// Reserved millionths of a dollar.
     pub micro_usd: u64,
+}
+
+impl Grant {
+    /// Until when it holds its part of a gate, if that is known.
+    pub fn lease(&self, key: &str) -> Option<Timestamp> {
+        let index = self.gates.iter().position(|gate| gate == key)?;
+        self.leases.get(index).copied()
+    }
 }
 
 /// A sandbox, named before it is launched.

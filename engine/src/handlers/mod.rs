@@ -11,6 +11,7 @@ mod webhook;
 pub use report::ReportRequest;
 pub use webhook::{MAX_BODY_BYTES, WebhookRequest};
 
+use self::turn::Turn;
 use crate::driver::Driver;
 use crate::message::{Message, QueueName};
 use crate::ports::{PortError, Ports};
@@ -163,8 +164,16 @@ impl Engine {
             Message::Event(event) => self.start_event(event).await,
             Message::Cron { step, scheduled_at } => self.start_cron(step, scheduled_at).await,
             Message::Again(again) => self.start_again(again).await,
-            Message::Handoff { run, step, attempt } | Message::Wake { run, step, attempt } => {
-                self.turn(run, step, attempt).await
+            Message::Handoff { run, step, attempt } => {
+                let turn = self.turn(&run, &step, attempt).await?;
+                if turn == Turn::Over {
+                    // A launch may have been under way as the attempt ended.
+                    self.stop_left(&run, &step, attempt).await?;
+                }
+                Ok(turn.unknown(&run))
+            }
+            Message::Wake { run, step, attempt } => {
+                Ok(self.turn(&run, &step, attempt).await?.unknown(&run))
             }
             Message::TimeLimit {
                 run,
@@ -240,6 +249,7 @@ impl Engine {
     /// # Errors
     /// When the store cannot be read.
     pub async fn run(&self, id: &RunId) -> Result<Option<Run>, PortError> {
-        self.driver.load(id).await
+        let stored = self.driver.load(id).await?;
+        Ok(stored.map(|stored| Arc::unwrap_or_clone(stored).run))
     }
 }

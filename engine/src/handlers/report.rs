@@ -3,7 +3,7 @@
 
 use super::{Answer, Engine};
 use crate::condition;
-use crate::ports::PortError;
+use crate::ports::{PortError, Stored};
 use crate::run::{Attempt, Run};
 use crate::token;
 use crate::transition::{Input, step_seconds, values};
@@ -17,6 +17,7 @@ use loopy_contract::report::{
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Seconds between heartbeats.
 const HEARTBEAT_SECONDS: u64 = 20;
@@ -98,8 +99,19 @@ impl Engine {
         }
         match (request.method.as_str(), target.leaf.as_str()) {
             ("GET", "envelope") => {
-                let run = self.attempt_under_way(&target).await?;
-                let envelope = self.envelope(&run, &target).await?;
+                let stored = match self.attempt_under_way(&target).await {
+                    // Launched by a driver that was late: its sandbox has been
+                    // stopped before it was there.
+                    Err(Refusal::Client(410, error)) => {
+                        let Target {
+                            run, step, attempt, ..
+                        } = &target;
+                        self.stop_left(run, step, *attempt).await?;
+                        return Err(Refusal::Client(410, error));
+                    }
+                    found => found?,
+                };
+                let envelope = self.envelope(&stored.run, &target).await?;
                 Ok(json!(envelope))
             }
             ("POST", "heartbeat") => {
@@ -135,7 +147,7 @@ impl Engine {
         let Some(after) = self.driver.apply(&target.run, input).await? else {
             return Err(unknown(&target.run));
         };
-        if !after.changed && !reported(&after.run, target) {
+        if !after.changed && !reported(after.run(), target) {
             return Err(over());
         }
         Ok(json!(ResultReply {
@@ -143,11 +155,11 @@ impl Engine {
         }))
     }
 
-    async fn attempt_under_way(&self, target: &Target) -> Result<Run, Refusal> {
-        let run = self.driver.load(&target.run).await?;
-        let run = run.ok_or_else(|| unknown(&target.run))?;
-        if run.under_way(&target.step, target.attempt) {
-            Ok(run)
+    async fn attempt_under_way(&self, target: &Target) -> Result<Arc<Stored>, Refusal> {
+        let stored = self.driver.load(&target.run).await?;
+        let stored = stored.ok_or_else(|| unknown(&target.run))?;
+        if stored.run.under_way(&target.step, target.attempt) {
+            Ok(stored)
         } else {
             Err(over())
         }

@@ -461,9 +461,10 @@ impl Engine {
 
     /// Goes over a run again.
     pub(super) async fn start_again(&self, again: Again) -> Result<Option<String>, PortError> {
-        let Some(original) = self.driver.load(&again.original).await? else {
+        let Some(stored) = self.driver.load(&again.original).await? else {
             return Ok(Some(format!("there is no run {}", again.original)));
         };
+        let original = &stored.run;
         let manifest = if again.latest {
             self.ports.manifests.current().await?
         } else {
@@ -478,7 +479,7 @@ impl Engine {
         }
         let now = self.ports.clock.now();
         let from = again.from.as_deref();
-        match transition::again(&manifest, &original, again.id, from, &again.edits, now) {
+        match transition::again(&manifest, original, again.id, from, &again.edits, now) {
             Err(why) => Ok(Some(why)),
             Ok(run) => {
                 self.driver.create(&manifest, run).await?;

@@ -2,55 +2,106 @@
 //! signs of life of its runner.
 
 use super::Engine;
+use crate::message::Message;
 use crate::ports::PortError;
 use crate::transition::{Admission, Input};
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::RunId;
+use std::time::Duration;
 
 /// How long a sign of life is kept.
 const KEEP_BEAT: SignedDuration = SignedDuration::from_hours(48);
 
+/// What became of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It was given, or did not fit where the run stands.
+    Done,
+    /// It came after the attempt was over.
+    Over,
+    /// There is no such run.
+    Unknown,
+}
+
+impl Turn {
+    /// Why it can never be processed, if it cannot.
+    pub(super) fn unknown(self, run: &RunId) -> Option<String> {
+        (self == Self::Unknown).then(|| format!("there is no run {run}"))
+    }
+}
+
 impl Engine {
-    /// An attempt's turn came. `Ok(Some(reason))`: it can never be processed.
+    /// An attempt's turn came.
     pub(super) async fn turn(
         &self,
-        id: RunId,
-        step: String,
+        id: &RunId,
+        step: &str,
         attempt: u32,
-    ) -> Result<Option<String>, PortError> {
-        let Some(mut run) = self.driver.recall(&id).await? else {
-            return Ok(Some(format!("there is no run {id}")));
+    ) -> Result<Turn, PortError> {
+        let Some(mut known) = self.driver.recall(id).await? else {
+            return Ok(Turn::Unknown);
         };
-        if !run.wants_turn(&step, attempt) {
+        if !known.run.wants_turn(step, attempt) {
             // What this process knows may be old.
-            match self.driver.load(&id).await? {
-                Some(fresh) => run = fresh,
-                None => return Ok(Some(format!("there is no run {id}"))),
+            match self.driver.load(id).await? {
+                Some(fresh) => known = fresh,
+                None => return Ok(Turn::Unknown),
             }
         }
-        let manifest = self.ports.manifests.get(&run.manifest).await?;
-        let admission = if run.wants_turn(&step, attempt) {
-            self.driver.admit(&manifest, &run, &step, attempt).await?
+        let manifest = self.ports.manifests.get(&known.run.manifest).await?;
+        let asks = known.run.wants_turn(step, attempt);
+        let admission = if asks {
+            let run = &known.run;
+            self.driver.admit(&manifest, run, step, attempt).await?
         } else {
             Admission::Granted(None)
         };
+        // Not held any longer: whoever holds it has it copied.
+        drop(known);
         let input = Input::Handoff {
-            step: step.clone(),
+            step: step.to_owned(),
             attempt,
-            admission: admission.clone(),
+            admission,
         };
-        let Some(applied) = self.driver.apply(&id, input).await? else {
-            return Ok(Some(format!("there is no run {id}")));
+        let Some(applied) = self.driver.apply(id, input).await? else {
+            return Ok(Turn::Unknown);
         };
         // What was granted to an attempt that did not begin after all (it was
-        // cancelled meanwhile, or its run is paused) must not stay taken.
-        let run = &applied.run;
-        if !run.under_way(&step, attempt) && !run.wants_turn(&step, attempt) {
-            self.driver
-                .release(&manifest, run, &step, attempt)
-                .await?;
+        // over meanwhile, or its run is paused), or to one that had begun with a
+        // grant of its own, must not stay taken.
+        let run = applied.run();
+        let idle = !run.under_way(step, attempt) && !run.wants_turn(step, attempt);
+        if idle || (asks && !applied.changed) {
+            self.driver.take_back(&manifest, run, step, attempt).await?;
         }
-        Ok(None)
+        let ended = run
+            .attempt(step, attempt)
+            .is_some_and(|record| record.ended_at.is_some());
+        Ok(match ended && !asks {
+            true => Turn::Over,
+            false => Turn::Done,
+        })
+    }
+
+    /// Has the sandbox of an attempt stopped that is over. Whoever launched it did
+    /// not know that yet, and it came up after it was stopped.
+    pub(super) async fn stop_left(
+        &self,
+        run: &RunId,
+        step: &str,
+        attempt: u32,
+    ) -> Result<(), PortError> {
+        let found = self.driver.recall(run).await?;
+        let record = found
+            .as_ref()
+            .and_then(|stored| stored.run.attempt(step, attempt));
+        match record.and_then(|record| record.sandbox.clone()) {
+            None => Ok(()),
+            Some(sandbox) => {
+                let message = Message::Stop { sandbox };
+                self.ports.queues.send(&message, Duration::ZERO).await
+            }
+        }
     }
 
     /// Keeps a sign of life of an attempt's runner.
