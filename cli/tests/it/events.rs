@@ -127,7 +127,7 @@ fn events_settle_before_the_last_of_them_starts_a_run() {
         "events:\n  Go: { n: int }\n",
         &[(
             "work/first",
-            "on: { event: Go, debounce: 2s }\noutput: { n: int }",
+            "on: { event: Go, debounce: 8s }\noutput: { n: int }",
             r#"printf '{"n": %s}' "{{ event.n }}" > "$LOOPY_OUTPUT""#,
         )],
     );
