@@ -9,7 +9,7 @@ use loopy_engine::memory::ManualClock;
 use loopy_engine::message::{MAX_RECEIVES, Message, QueueName};
 use loopy_engine::ports::{Clock, Queues, Timers};
 use loopy_local::db::Db;
-use loopy_local::queue::SqliteQueue;
+use loopy_local::queue::{MAX_CRASHES, SqliteQueue};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +40,6 @@ fn handoff(step: &str) -> Message {
         run: RunId::from("r-1"),
         step: step.to_owned(),
         attempt: 1,
-        check: 0,
     }
 }
 
@@ -49,6 +48,7 @@ fn limit(step: &str) -> Message {
         run: RunId::from("r-1"),
         step: step.to_owned(),
         attempt: 1,
+        check: 0,
     }
 }
 
@@ -177,11 +177,16 @@ async fn what_a_dead_process_held_comes_again() {
 
 #[tokio::test]
 async fn a_message_that_ends_the_process_each_time_is_given_up() {
-    let Bench { queue, .. } = &bench();
+    let Bench { queue, clock, .. } = &bench();
     queue.send(&handoff("a"), Duration::ZERO).await.unwrap();
-    for _ in 0..MAX_RECEIVES {
+    for crash in 0..MAX_CRASHES {
         assert_eq!(steps(queue, QueueName::Steps, 9).await, ["a"]);
         queue.reset_leases().await.unwrap();
+        if crash > 0 {
+            let soon = steps(queue, QueueName::Steps, 9).await;
+            assert!(soon.is_empty(), "it rests first");
+        }
+        clock.advance(SignedDuration::from_secs(30));
     }
     assert!(steps(queue, QueueName::Steps, 9).await.is_empty());
     let dead = queue.dead_letters().await.unwrap();
@@ -190,6 +195,36 @@ async fn a_message_that_ends_the_process_each_time_is_given_up() {
         "{}",
         dead[0].reason
     );
+}
+
+#[tokio::test]
+async fn those_a_process_ended_over_are_taken_one_at_a_time_beside_the_others() {
+    let Bench {
+        queue, clock, db, ..
+    } = &bench();
+    for step in ["a", "b"] {
+        queue.send(&handoff(step), Duration::ZERO).await.unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(steps(queue, QueueName::Steps, 9).await, ["a", "b"]);
+        queue.reset_leases().await.unwrap();
+    }
+    clock.advance(SignedDuration::from_secs(1));
+    queue.send(&handoff("new"), Duration::ZERO).await.unwrap();
+    assert_eq!(steps(queue, QueueName::Steps, 9).await, ["a", "new"]);
+    assert!(steps(queue, QueueName::Steps, 9).await.is_empty());
+    let other = SqliteQueue::new(db.clone(), Arc::clone(clock) as Arc<dyn Clock>);
+    assert_eq!(steps(&other, QueueName::Steps, 9).await, ["b"]);
+}
+
+#[tokio::test]
+async fn a_timer_can_be_armed_again_while_it_is_worked_on() {
+    let Bench { queue, clock, .. } = &bench();
+    queue.arm("k", clock.now(), &limit("a")).await.unwrap();
+    let fired = queue.claim(QueueName::Watch, 9).await.unwrap();
+    queue.arm("k", clock.now(), &limit("b")).await.unwrap();
+    queue.ack(fired[0].id).await.unwrap();
+    assert_eq!(steps(queue, QueueName::Watch, 9).await, ["b"]);
 }
 
 #[tokio::test]

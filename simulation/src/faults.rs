@@ -106,7 +106,7 @@ impl Weather {
     /// Of a seed: some kinds of trouble are left out, so that the others are
     /// seen by themselves.
     pub(crate) fn draw(rng: &mut Rng, without: &[Fault]) -> Self {
-        let strength = *rng.pick(&[0, 30, 60, 100, 100, 150]).unwrap_or(&100);
+        let strength = *rng.pick(&[0, 30, 60, 100, 150, 300]).unwrap_or(&100);
         let mut rates = [0; Fault::ALL.len()];
         for fault in Fault::ALL {
             let there = rng.chance(650);
@@ -132,6 +132,8 @@ impl Weather {
     pub(crate) fn strikes(&self, fault: Fault, rng: &mut Rng) -> bool {
         // Drawn in any case, so that what is left out moves little else.
         let dice = rng.below(1000);
-        self.rates.get(fault as usize).is_some_and(|rate| dice < *rate)
+        self.rates
+            .get(fault as usize)
+            .is_some_and(|rate| dice < *rate)
     }
 }

@@ -2,15 +2,15 @@
 //! once the world is at rest.
 
 use crate::world::World;
-use loopy_contract::manifest::{Manifest, Workflow};
-use loopy_engine::gate::Gate;
-use loopy_engine::ports::Store;
-use loopy_engine::record::{Decision, EventFilter};
-use loopy_engine::memory::MemoryStore;
-use loopy_engine::run::{Attempt, Run, RunStatus, StepRun, StepState, Unit};
-use loopy_engine::transition::MAX_LOST;
 use loopy_contract::event::Source;
 use loopy_contract::ids::{EventId, RunId};
+use loopy_contract::manifest::{Manifest, Workflow};
+use loopy_engine::gate::Gate;
+use loopy_engine::memory::MemoryStore;
+use loopy_engine::ports::Store;
+use loopy_engine::record::{Decision, EventFilter};
+use loopy_engine::run::{Attempt, Run, RunStatus, StepRun, StepState, Unit};
+use loopy_engine::transition::MAX_LOST;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +27,11 @@ fn law(holds: bool, sentence: impl FnOnce() -> String) -> Result<(), String> {
 
 /// What must hold between a run and the one before it.
 pub(crate) fn commit(world: &World, before: Option<&Run>, after: &Run) -> Result<(), String> {
-    let Some(manifest) = world.manifests.iter().find(|it| it.hash == after.manifest.0) else {
+    let Some(manifest) = world
+        .manifests
+        .iter()
+        .find(|it| it.hash == after.manifest.0)
+    else {
         return Err(format!("{} has a manifest that nobody deployed", after.id));
     };
     let Some(plan) = manifest.workflows.get(&after.workflow) else {
@@ -37,9 +41,13 @@ pub(crate) fn commit(world: &World, before: Option<&Run>, after: &Run) -> Result
         follows(before, after)?;
         explained(before, after)?;
     } else {
-        law(after.history.first().is_some_and(|line| line.kind == "run_started"), || {
-            format!("the history of {} does not begin with its start", after.id)
-        })?;
+        law(
+            after
+                .history
+                .first()
+                .is_some_and(|line| line.kind == "run_started"),
+            || format!("the history of {} does not begin with its start", after.id),
+        )?;
     }
     stands(manifest, plan, after)?;
     outputs(world, before, after)?;
@@ -50,8 +58,17 @@ pub(crate) fn commit(world: &World, before: Option<&Run>, after: &Run) -> Result
 /// What never changes, and what only grows.
 fn follows(before: &Run, after: &Run) -> Result<(), String> {
     let id = &after.id;
-    let same = (&before.event, &before.workflow, &before.manifest, before.created_at)
-        == (&after.event, &after.workflow, &after.manifest, after.created_at);
+    let same = (
+        &before.event,
+        &before.workflow,
+        &before.manifest,
+        before.created_at,
+    ) == (
+        &after.event,
+        &after.workflow,
+        &after.manifest,
+        after.created_at,
+    );
     law(same, || format!("{id} is another run than before"))?;
     law(after.history.starts_with(&before.history), || {
         format!("{id} has forgotten history")
@@ -78,12 +95,18 @@ fn follows(before: &Run, after: &Run) -> Result<(), String> {
             let begins = was.started_at.is_none() && is.started_at.is_some();
             let may = matches!(before.status, RunStatus::Running | RunStatus::Parked);
             law(!begins || may, || {
-                format!("{id}/{name}#{} begins though the run is {}", is.number, before.status.name())
+                format!(
+                    "{id}/{name}#{} begins though the run is {}",
+                    is.number,
+                    before.status.name()
+                )
             })?;
         }
         let anew = old.iteration != new.iteration;
         if old.state.is_settled() && !anew {
-            law(old.state == new.state, || format!("{id}/{name} was done and changed"))?;
+            law(old.state == new.state, || {
+                format!("{id}/{name} was done and changed")
+            })?;
         }
     }
     Ok(())
@@ -99,7 +122,10 @@ fn attempt_follows(was: &Attempt, is: &Attempt) -> bool {
 /// Each change has a line that says why.
 fn explained(before: &Run, after: &Run) -> Result<(), String> {
     let id = &after.id;
-    let news = after.history.get(before.history.len()..).unwrap_or_default();
+    let news = after
+        .history
+        .get(before.history.len()..)
+        .unwrap_or_default();
     let says = |kind: &str, step: Option<&str>, attempt: Option<u32>| {
         news.iter().any(|line| {
             line.kind == kind
@@ -110,9 +136,7 @@ fn explained(before: &Run, after: &Run) -> Result<(), String> {
     if before.status.name() != after.status.name() {
         let name = after.status.name();
         let told = match after.status {
-            RunStatus::Running => {
-                says("run_resumed", None, None) || says("approved", None, None)
-            }
+            RunStatus::Running => says("run_resumed", None, None) || says("approved", None, None),
             _ => says(&format!("run_{name}"), None, None),
         };
         law(told, || format!("no line says why {id} is {name}"))?;
@@ -131,11 +155,11 @@ fn explained(before: &Run, after: &Run) -> Result<(), String> {
                 StepState::Succeeded { .. } => says("step_succeeded", step, None),
                 StepState::Skipped { .. } => says("step_skipped", step, None),
                 StepState::Cancelled { .. } => says("step_cancelled", step, None),
-                StepState::Failed { .. } => {
-                    says("run_failed", None, None)
-                }
+                StepState::Failed { .. } => says("run_failed", None, None),
             };
-            law(told, || format!("no line says why {id}/{name} is {}", new.state.name()))?;
+            law(told, || {
+                format!("no line says why {id}/{name} is {}", new.state.name())
+            })?;
         }
         for (index, is) in new.attempts.iter().enumerate() {
             let was = old.attempts.get(index);
@@ -149,7 +173,9 @@ fn explained(before: &Run, after: &Run) -> Result<(), String> {
                 let told = says("attempt_succeeded", step, number)
                     || says("attempt_failed", step, number)
                     || after.status.is_over();
-                law(told, || format!("no line says why {id}/{name}#{} ended", is.number))?;
+                law(told, || {
+                    format!("no line says why {id}/{name}#{} ended", is.number)
+                })?;
             }
         }
     }
@@ -165,7 +191,9 @@ fn stands(manifest: &Manifest, plan: &Workflow, run: &Run) -> Result<(), String>
         step_stands(plan, run, name, step)?;
     }
     let over = run.status.is_over();
-    law(over == run.ended_at.is_some(), || format!("{id}: its end and its status differ"))?;
+    law(over == run.ended_at.is_some(), || {
+        format!("{id}: its end and its status differ")
+    })?;
     let any = |wanted: fn(&StepState) -> bool| run.steps.values().any(|step| wanted(&step.state));
     let works = any(|state| matches!(state, StepState::Working { .. }));
     let asks = any(StepState::is_asking);
@@ -173,22 +201,34 @@ fn stands(manifest: &Manifest, plan: &Workflow, run: &Run) -> Result<(), String>
     match run.status {
         RunStatus::Succeeded => {
             let all = run.steps.values().all(|step| step.state.is_settled());
-            law(all, || format!("{id} succeeded, and not all of its steps did"))?;
+            law(all, || {
+                format!("{id} succeeded, and not all of its steps did")
+            })?;
         }
-        RunStatus::Parked => law(asks && !works, || format!("{id} is parked and asks nothing"))?,
+        RunStatus::Parked => law(asks && !works, || {
+            format!("{id} is parked and asks nothing")
+        })?,
         RunStatus::Running => {
             law(works, || format!("{id} runs, and nothing in it moves"))?;
         }
         RunStatus::Paused => {}
         RunStatus::Failed { .. } | RunStatus::Cancelled { .. } | RunStatus::Denied { .. } => {
-            law(!works && !asks && !waits, || format!("{id} is over, and not all of its steps are"))?;
+            law(!works && !asks && !waits, || {
+                format!("{id} is over, and not all of its steps are")
+            })?;
         }
     }
     let most = 8 + PENDING_PER_ATTEMPT * attempts + 2 * run.commands.len() * attempts.max(1);
     law(run.pending.len() <= most, || {
-        format!("{id} has {} effects pending, of {attempts} attempts", run.pending.len())
+        format!(
+            "{id} has {} effects pending, of {attempts} attempts",
+            run.pending.len()
+        )
     })?;
-    let emitted = run.history.iter().filter(|line| line.kind == "event_emitted");
+    let emitted = run
+        .history
+        .iter()
+        .filter(|line| line.kind == "event_emitted");
     for line in emitted {
         let name = line.note.split(' ').next().unwrap_or_default();
         law(manifest.registry.events.contains_key(name), || {
@@ -208,12 +248,17 @@ fn step_stands(plan: &Workflow, run: &Run, name: &str, step: &StepRun) -> Result
         law(usize::try_from(attempt.number) == Ok(index + 1), || {
             format!("{id}/{name}: the attempts have gaps")
         })?;
-        let count = of_item.entry((attempt.iteration, attempt.item)).or_insert(0);
+        let count = of_item
+            .entry((attempt.iteration, attempt.item))
+            .or_insert(0);
         *count += 1;
-        law(*count <= tries, || format!("{id}/{name} was tried {count} times, of {tries}"))?;
-        law(attempt.ended_at.is_none() || attempt.iteration <= step.iteration, || {
-            format!("{id}/{name}#{} is of a round to come", attempt.number)
+        law(*count <= tries, || {
+            format!("{id}/{name} was tried {count} times, of {tries}")
         })?;
+        law(
+            attempt.ended_at.is_none() || attempt.iteration <= step.iteration,
+            || format!("{id}/{name}#{} is of a round to come", attempt.number),
+        )?;
     }
     let rounds = plan
         .steps
@@ -234,18 +279,25 @@ fn step_stands(plan: &Workflow, run: &Run, name: &str, step: &StepRun) -> Result
         _ => BTreeSet::new(),
     };
     for attempt in &step.attempts {
-        law(attempt.ended_at.is_none() == open.contains(&attempt.number), || {
-            format!("{id}/{name}#{}: its record and its state differ", attempt.number)
-        })?;
+        law(
+            attempt.ended_at.is_none() == open.contains(&attempt.number),
+            || {
+                format!(
+                    "{id}/{name}#{}: its record and its state differ",
+                    attempt.number
+                )
+            },
+        )?;
     }
     let begun = !matches!(step.state, StepState::Waiting | StepState::Skipped { .. });
     for other in planned.into_iter().flat_map(|step| &step.after) {
         let other_state = run.steps.get(other).map(|other| &other.state);
         let ready = other_state.is_some_and(StepState::is_settled);
         // The end of the run closes all.
-        law(!begun || ready || run.status.is_over() || step.attempts.is_empty(), || {
-            format!("{id}/{name} began before {other} was done")
-        })?;
+        law(
+            !begun || ready || run.status.is_over() || step.attempts.is_empty(),
+            || format!("{id}/{name} began before {other} was done"),
+        )?;
     }
     Ok(())
 }
@@ -259,13 +311,26 @@ fn outputs(world: &World, before: Option<&Run>, after: &Run) -> Result<(), Strin
             _ => continue,
         };
         for unit in units {
-            let Unit::Succeeded { attempt, output, .. } = unit else {
+            let Unit::Succeeded {
+                attempt, output, ..
+            } = unit
+            else {
                 continue;
             };
-            let old = before.and_then(|run| run.unit(name, *attempt));
+            let old = before.and_then(|run| run.steps.get(name)).and_then(|step| {
+                let (StepState::Working { units } | StepState::AskingAfter { units, .. }) =
+                    &step.state
+                else {
+                    return None;
+                };
+                units.iter().find(|unit| unit.attempt() == Some(*attempt))
+            });
             if let Some(Unit::Succeeded { output: was, .. }) = old {
                 law(was == output, || {
-                    format!("{}/{name}#{attempt} put out something else than before", after.id)
+                    format!(
+                        "{}/{name}#{attempt} put out something else than before",
+                        after.id
+                    )
                 })?;
                 continue;
             }
@@ -288,19 +353,21 @@ fn places(world: &World, before: Option<&Run>, after: &Run) -> Result<(), String
     for (name, step) in &after.steps {
         for attempt in &step.attempts {
             let was = before.and_then(|run| run.attempt(name, attempt.number));
-            let begins = attempt.started_at.is_some()
-                && was.is_none_or(|was| was.started_at.is_none());
+            let begins =
+                attempt.started_at.is_some() && was.is_none_or(|was| was.started_at.is_none());
             if !begins {
                 continue;
             }
             for key in attempt.grant.iter().flat_map(|grant| &grant.gates) {
                 let gate = world.gates.get(&format!("gate/{key}"));
                 let holder = serde_json::json!([after.id, name, attempt.number]).to_string();
-                let holds = gate.is_some_and(|gate| {
-                    gate.holders.iter().any(|it| it.name == holder)
-                });
+                let holds =
+                    gate.is_some_and(|gate| gate.holders.iter().any(|it| it.name == holder));
                 law(holds, || {
-                    format!("{}/{name}#{} begins without its place at {key}", after.id, attempt.number)
+                    format!(
+                        "{}/{name}#{} begins without its place at {key}",
+                        after.id, attempt.number
+                    )
                 })?;
                 if let Some(gate) = gate.filter(|_| key.starts_with("slot/")) {
                     let used = at_work(world, key);
@@ -321,7 +388,10 @@ fn at_work(world: &World, key: &str) -> u64 {
         for (name, step) in &run.steps {
             for attempt in &step.attempts {
                 let here = attempt.ended_at.is_none()
-                    && attempt.grant.iter().any(|grant| grant.gates.iter().any(|it| it == key));
+                    && attempt
+                        .grant
+                        .iter()
+                        .any(|grant| grant.gates.iter().any(|it| it == key));
                 if here && run.under_way(name, attempt.number) {
                     count += 1;
                 }
@@ -338,19 +408,38 @@ fn runs(
     before: Option<&Run>,
     after: &Run,
 ) -> Result<(), String> {
-    let Some(limits) = manifest.registry.limits.as_ref().filter(|_| before.is_none()) else {
+    let Some(limits) = manifest
+        .registry
+        .limits
+        .as_ref()
+        .filter(|_| before.is_none())
+    else {
         return Ok(());
     };
     let cascade = &after.event.cascade;
-    let mine = || world.runs.values().filter(|run| run.event.cascade == *cascade);
+    let mine = || {
+        world
+            .runs
+            .values()
+            .filter(|run| run.event.cascade == *cascade)
+    };
     if let Some(cap) = limits.cascade_runs {
         let count = mine().count();
-        law(count <= cap as usize, || format!("the cascade {cascade} has {count} runs, of {cap}"))?;
+        law(count <= cap as usize, || {
+            format!("the cascade {cascade} has {count} runs, of {cap}")
+        })?;
     }
-    if let Some(cap) = limits.workflows.get(&after.workflow).and_then(|cap| cap.runs) {
+    if let Some(cap) = limits
+        .workflows
+        .get(&after.workflow)
+        .and_then(|cap| cap.runs)
+    {
         let count = mine().filter(|run| run.workflow == after.workflow).count();
         law(count <= cap as usize, || {
-            format!("the cascade {cascade} has {count} runs of {}, of {cap}", after.workflow)
+            format!(
+                "the cascade {cascade} has {count} runs of {}, of {cap}",
+                after.workflow
+            )
         })?;
     }
     Ok(())
@@ -408,10 +497,17 @@ impl World {
                     .iter()
                     .map(|(name, step)| format!("{name} {}", step.state.name()))
                     .collect();
-                format!("{} is {} at rest: {}", run.id, run.status.name(), steps.join(", "))
+                format!(
+                    "{} is {} at rest: {}",
+                    run.id,
+                    run.status.name(),
+                    steps.join(", ")
+                )
             })?;
         }
-        law(self.timers.is_empty(), || "timers are armed at rest".to_owned())
+        law(self.timers.is_empty(), || {
+            "timers are armed at rest".to_owned()
+        })
     }
 
     /// No event is lost, and each starts what it starts once.
@@ -420,16 +516,24 @@ impl World {
             name: None,
             limit: usize::MAX,
         };
-        let records = at_once(store.events(&filter)).and_then(Result::ok).unwrap_or_default();
-        let known: BTreeMap<&EventId, _> =
-            records.iter().map(|record| (&record.event.id, record)).collect();
+        let records = at_once(store.events(&filter))
+            .and_then(Result::ok)
+            .unwrap_or_default();
+        let known: BTreeMap<&EventId, _> = records
+            .iter()
+            .map(|record| (&record.event.id, record))
+            .collect();
         let mut started: BTreeMap<(&str, &EventId), u32> = BTreeMap::new();
         for run in self.runs.values().filter(|run| run.origin.is_none()) {
             *started.entry((&run.workflow, &run.event.id)).or_insert(0) += 1;
         }
         let mut emitted: BTreeSet<&str> = BTreeSet::new();
         for run in self.runs.values() {
-            for line in run.history.iter().filter(|line| line.kind == "event_emitted") {
+            for line in run
+                .history
+                .iter()
+                .filter(|line| line.kind == "event_emitted")
+            {
                 let id = line.note.split(['(', ')']).nth(1).unwrap_or_default();
                 emitted.insert(id);
                 law(known.contains_key(&EventId::from(id)), || {
@@ -439,9 +543,17 @@ impl World {
         }
         for (id, event) in &self.accepted {
             let Some(record) = known.get(id) else {
-                return Err(format!("the event {id} ({}) was accepted and is lost", event.name));
+                return Err(format!(
+                    "the event {id} ({}) was accepted and is lost",
+                    event.name
+                ));
             };
-            for workflow in self.manifests.iter().take(1).flat_map(|it| it.subscribers(&event.name)) {
+            for workflow in self
+                .manifests
+                .iter()
+                .take(1)
+                .flat_map(|it| it.subscribers(&event.name))
+            {
                 law(record.outcomes.contains_key(workflow), || {
                     format!("nothing says what {workflow} did with the event {id}")
                 })?;
@@ -486,7 +598,17 @@ impl World {
     }
 
     fn rest_of_gates(&self) -> Result<(), String> {
+        let today = self.shown().to_string();
+        let day = today.get(..10).unwrap_or_default();
         for (key, gate) in &self.gates {
+            // What was taken on a day that is over, by a message that came to
+            // nothing then and was redriven on another, is of no account.
+            if key
+                .strip_prefix("gate/spend/day/")
+                .is_some_and(|of| of != day)
+            {
+                continue;
+            }
             law(gate.holders.is_empty(), || {
                 let names: Vec<&str> = gate.holders.iter().map(|it| it.name.as_str()).collect();
                 format!("{key} is held at rest by {}", names.join(" "))
@@ -510,7 +632,11 @@ impl World {
                 .get(&spec.run)
                 .and_then(|run| run.attempt(&spec.step, spec.attempt));
             seen.insert((&spec.run, &spec.step, spec.attempt));
-            for key in attempt.and_then(|it| it.grant.as_ref()).into_iter().flat_map(|it| &it.gates) {
+            for key in attempt
+                .and_then(|it| it.grant.as_ref())
+                .into_iter()
+                .flat_map(|it| &it.gates)
+            {
                 if key.starts_with("spend/") {
                     *spent.entry(key).or_insert(0) += sandbox.spent;
                 }
@@ -519,7 +645,9 @@ impl World {
         for (key, spent) in spent {
             let gate = self.gates.get(&format!("gate/{key}"));
             let capacity = gate.map_or(0, |gate| gate.capacity);
-            law(spent <= capacity, || format!("{key}: {spent} were spent, of {capacity}"))?;
+            law(spent <= capacity, || {
+                format!("{key}: {spent} were spent, of {capacity}")
+            })?;
         }
         Ok(())
     }
@@ -528,7 +656,10 @@ impl World {
         for sandbox in self.sandboxes.values() {
             let spec = &sandbox.spec;
             law(!sandbox.is_left(), || {
-                format!("the sandbox of {}/{}#{} is left", spec.run, spec.step, spec.attempt)
+                format!(
+                    "the sandbox of {}/{}#{} is left",
+                    spec.run, spec.step, spec.attempt
+                )
             })?;
         }
         Ok(())
@@ -544,8 +675,13 @@ impl World {
             law(fine, || format!("a {kind} was buried: {reason}"))?;
         }
         for (run, command) in &self.commands {
-            let taken = self.runs.get(run).is_some_and(|run| run.commands.contains(&command.id));
-            law(taken, || format!("a command to {run} is lost: {:?}", command.order))?;
+            let taken = self
+                .runs
+                .get(run)
+                .is_some_and(|run| run.commands.contains(&command.id));
+            law(taken, || {
+                format!("a command to {run} is lost: {:?}", command.order)
+            })?;
         }
         for again in &self.agains {
             let buried = self

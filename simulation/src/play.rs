@@ -127,7 +127,11 @@ pub fn play(story: &Story, trace: bool) -> Outcome {
         hash: world.hash,
         storm: play.storm,
         polls: world.polls,
-        runs: world.runs.values().map(|run| run.status.name().to_owned()).collect(),
+        runs: world
+            .runs
+            .values()
+            .map(|run| run.status.name().to_owned())
+            .collect(),
         trace: world.trace.take().unwrap_or_default(),
     }
 }
@@ -137,13 +141,17 @@ impl Play {
         let mut rng = Rng::new(story.seed);
         let project = Project::draw(&mut rng);
         let weather = Weather::draw(&mut rng, &story.without);
-        let home = if rng.chance(400) { Home::Machine } else { Home::Cloud };
+        let home = if rng.chance(400) {
+            Home::Machine
+        } else {
+            Home::Cloud
+        };
         let processes = match home {
             Home::Machine => 1,
             Home::Cloud => 1 + rng.index(3),
         };
         let length = rng.between(100, 900).unsigned_abs();
-        let events_left = 1 + rng.below(4);
+        let events_left = 1 + rng.below(6);
         let mut world = World::new(rng, weather, home, project.manifests.clone());
         world.mutant = story.mutant;
         let world = Shared::new(world);
@@ -257,7 +265,11 @@ impl Play {
             .iter()
             .find(|(token, sandbox)| !careless && sandbox.unnoticed && !self.is_told(token))
             .map(|(token, _)| token.clone());
-        let troubled = self.troubled.iter().find(|run| !self.is_resumed(run)).cloned();
+        let troubled = self
+            .troubled
+            .iter()
+            .find(|run| !self.is_resumed(run))
+            .cloned();
         let mut choices: Vec<(u64, Choice)> = Vec::with_capacity(6);
         if !ready.is_empty() {
             choices.push((10, Choice::Poll));
@@ -377,15 +389,21 @@ impl Play {
         if receives > MAX_RECEIVES {
             world.messages.remove(index);
             world.note(51, || format!("DEAD {body}"));
-            world.dead.push(Dead { queue, body, reason: None });
+            world.dead.push(Dead {
+                queue,
+                body,
+                reason: None,
+            });
             return;
         }
         if world.mutant == Some(Mutant::AckBeforeCommit) {
             world.messages.remove(index);
         }
         world.note(52, || {
-            let title = serde_json::from_str::<Message>(&body)
-                .map_or_else(|_| body.to_string(), |message| crate::world::title(&message));
+            let title = serde_json::from_str::<Message>(&body).map_or_else(
+                |_| body.to_string(),
+                |message| crate::world::title(&message),
+            );
             format!("p{process} TAKES {title} ({receives})")
         });
         world.keep(|| Asked::Process(queue, Arc::clone(&body)));
@@ -417,10 +435,19 @@ impl Play {
             return;
         };
         let mut world = self.world.lock();
-        let Some(spec) = world.sandboxes.get(&token).map(|sandbox| sandbox.spec.clone()) else {
+        let Some(spec) = world
+            .sandboxes
+            .get(&token)
+            .map(|sandbox| sandbox.spec.clone())
+        else {
             return;
         };
-        world.note(54, || format!("p{process} TOLD LOST {}/{}#{}", spec.run, spec.step, spec.attempt));
+        world.note(54, || {
+            format!(
+                "p{process} TOLD LOST {}/{}#{}",
+                spec.run, spec.step, spec.attempt
+            )
+        });
         world.keep(|| Asked::Lost(spec.run.clone(), spec.step.clone(), spec.attempt));
         drop(world);
         let task = Task::new(async move {
@@ -456,9 +483,15 @@ impl Play {
         self.events_left -= 1;
         let mut world = self.world.lock();
         if !self.project.crons.is_empty() && world.rng.chance(400) {
-            let step = world.rng.pick(&self.project.crons).cloned().unwrap_or_default();
+            let step = world
+                .rng
+                .pick(&self.project.crons)
+                .cloned()
+                .unwrap_or_default();
             let second = world.shown().as_second();
-            let round = second.div_euclid(600).saturating_sub(world.rng.between(0, 2));
+            let round = second
+                .div_euclid(600)
+                .saturating_sub(world.rng.between(0, 2));
             let scheduled_at = Timestamp::from_second(round * 600).unwrap_or_default();
             let id = EventId::from_tick(&step, &scheduled_at.to_string());
             world.ticks.insert(id);
@@ -468,7 +501,11 @@ impl Play {
             return;
         }
         self.asked += 1;
-        let name = world.rng.pick(&self.project.roots).cloned().unwrap_or_default();
+        let name = world
+            .rng
+            .pick(&self.project.roots)
+            .cloned()
+            .unwrap_or_default();
         let contract = self
             .project
             .manifests
@@ -489,7 +526,9 @@ impl Play {
         };
         {
             let mut world = self.world.lock();
-            world.note(57, || format!("p{process} SUBMIT {} {}", event.name, event.id));
+            world.note(57, || {
+                format!("p{process} SUBMIT {} {}", event.name, event.id)
+            });
             world.keep(|| Asked::Submit(event.clone()));
         }
         let sent = event.clone();
@@ -503,7 +542,11 @@ impl Play {
     }
 
     fn poll(&mut self, index: usize) {
-        let Some(done) = self.tasks.get_mut(index).and_then(|running| running.task.poll()) else {
+        let Some(done) = self
+            .tasks
+            .get_mut(index)
+            .and_then(|running| running.task.poll())
+        else {
             return;
         };
         let Running { work, .. } = self.tasks.swap_remove(index);
@@ -524,7 +567,10 @@ impl Play {
             Work::Submit(event, tries) => {
                 let lost = self.world.lock().strikes(Fault::AnswerLost);
                 if ok {
-                    self.world.lock().accepted.insert(event.id.clone(), event.clone());
+                    self.world
+                        .lock()
+                        .accepted
+                        .insert(event.id.clone(), event.clone());
                 }
                 if (lost || !ok) && tries < 4 {
                     self.submit(event, tries + 1);
@@ -570,7 +616,11 @@ impl Play {
             let (queue, body) = (message.queue, Arc::clone(&message.body));
             world.messages.remove(index);
             world.note(59, || format!("DEAD {body}"));
-            world.dead.push(Dead { queue, body, reason: None });
+            world.dead.push(Dead {
+                queue,
+                body,
+                reason: None,
+            });
         } else {
             let rest = redelivery_delay(message.receives);
             let rest = Millis::try_from(rest.as_millis()).unwrap_or(Millis::MAX);
@@ -586,7 +636,9 @@ impl Play {
             .partition(|running| running.process == process);
         self.tasks = rest;
         let count = gone.len();
-        self.world.lock().note(61, || format!("CRASH of p{process}, {count} in hand"));
+        self.world
+            .lock()
+            .note(61, || format!("CRASH of p{process}, {count} in hand"));
         for running in gone {
             match running.work {
                 Work::Message(id) => {
@@ -687,7 +739,12 @@ impl Play {
             latest: world.rng.chance(300),
             by: "ann".to_owned(),
         };
-        world.note(63, || format!("AGAIN {} from {:?} as {}", again.original, again.from, again.id));
+        world.note(63, || {
+            format!(
+                "AGAIN {} from {:?} as {}",
+                again.original, again.from, again.id
+            )
+        });
         world.agains.push(again.clone());
         world.send(&Message::Again(again), Duration::ZERO);
     }
@@ -718,7 +775,10 @@ impl Play {
                 RunStatus::Parked => {
                     let approve = world.rng.chance(700);
                     let steps = world.runs.get(&run).map(|run| &run.steps);
-                    let asks = steps.into_iter().flatten().find(|(_, step)| step.state.is_asking());
+                    let asks = steps
+                        .into_iter()
+                        .flatten()
+                        .find(|(_, step)| step.state.is_asking());
                     let step = asks.map(|(name, _)| name.clone());
                     drop(world);
                     self.order(run, Order::Answer { step, approve });

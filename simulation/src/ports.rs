@@ -8,7 +8,7 @@ use crate::sandbox::Look;
 use crate::world::{Dead, Home, Shared, World, title};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use loopy_contract::event::Event;
+use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::{EventId, ManifestHash, RunId};
 use loopy_contract::manifest::{Manifest, Sandbox, Sensor};
 use loopy_engine::gate::Gate;
@@ -17,7 +17,7 @@ use loopy_engine::message::{Message, QueueName};
 use loopy_engine::outgoing::{Outgoing, outgoing};
 use loopy_engine::ports::{
     Bus, Clock, Commit, Document, Launch, LaunchError, LaunchSpec, Manifests, PortError, Ports,
-    Queues, RunFilter, Sandboxes, SandboxState, Secrets, Sensed, SensorCall, SensorCode,
+    Queues, RunFilter, SandboxState, Sandboxes, Secrets, Sensed, SensorCall, SensorCode,
     SensorError, Store, Stored, Timers,
 };
 use loopy_engine::record::{EventFilter, EventRecord};
@@ -43,7 +43,7 @@ pub(crate) struct SimClock(pub(crate) Shared);
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        self.0.lock().shown()
+        self.0.lock().read_clock()
     }
 }
 
@@ -202,7 +202,11 @@ impl Store for SimPorts {
                 .iter()
                 .map(|(workflow, it)| format!("{workflow} {}", it.decision.name()))
                 .collect();
-            format!("    event {}: {} ({done})", record.event.id, outcomes.join(", "))
+            format!(
+                "    event {}: {} ({done})",
+                record.event.id,
+                outcomes.join(", ")
+            )
         });
         drop(world);
         self.end("write_event", done)
@@ -298,10 +302,13 @@ impl Bus for SimPorts {
         let process = self.process;
         let mut event = event.clone();
         self.call("publish", |world| {
-            if world.mutant == Some(Mutant::RandomEventId) {
+            let emitted = matches!(event.source, Source::Step { .. });
+            if world.mutant == Some(Mutant::RandomEventId) && emitted {
                 event.id = EventId(format!("evt-{:016x}", world.rng.next()));
             }
-            world.note(25, || format!("p{process}   publish {} {}", event.name, event.id));
+            world.note(25, || {
+                format!("p{process}   publish {} {}", event.name, event.id)
+            });
             world.publish(&event);
         })
         .await
@@ -341,7 +348,10 @@ impl Manifests for SimPorts {
     async fn get(&self, hash: &ManifestHash) -> Result<Arc<Manifest>, PortError> {
         // Manifests never change, so every home keeps them in memory.
         let world = self.world.lock();
-        let found = world.manifests.iter().find(|manifest| manifest.hash == hash.0);
+        let found = world
+            .manifests
+            .iter()
+            .find(|manifest| manifest.hash == hash.0);
         found
             .cloned()
             .ok_or_else(|| PortError::new("manifest", "there is none"))
@@ -387,22 +397,30 @@ impl Sandboxes for SimPorts {
                 }
                 let (run, step, attempt) = (&spec.run, &spec.step, spec.attempt);
                 if world.strikes(Fault::RefusedLaunch) {
-                    world.note(28, || format!("p{process}   launch {run}/{step}#{attempt}: REFUSED"));
+                    world.note(28, || {
+                        format!("p{process}   launch {run}/{step}#{attempt}: REFUSED")
+                    });
                     world.give_up_launch(&spec.client_token);
                     return Err("there is no such image".to_owned());
                 }
                 let look = world.launch(&spec);
-                let far = if matches!(look, Look::Started) { "started" } else { "pending" };
-                world.note(29, || format!("p{process}   launch {run}/{step}#{attempt}: {far}"));
+                let far = if matches!(look, Look::Started) {
+                    "started"
+                } else {
+                    "pending"
+                };
+                world.note(29, || {
+                    format!("p{process}   launch {run}/{step}#{attempt}: {far}")
+                });
                 Ok(look)
             })
             .await?;
         match outcome {
             Err(why) => Err(LaunchError::Refused(why)),
             Ok(Look::Started) => Ok(Launch::Started),
-            Ok(Look::Pending(wait)) => Ok(Launch::Pending(Duration::from_millis(
-                wait.unsigned_abs(),
-            ))),
+            Ok(Look::Pending(wait)) => {
+                Ok(Launch::Pending(Duration::from_millis(wait.unsigned_abs())))
+            }
         }
     }
 
@@ -418,7 +436,11 @@ impl Sandboxes for SimPorts {
     async fn state(&self, sandbox: &SandboxRef) -> Result<SandboxState, PortError> {
         self.call("state", |world| {
             let alive = world.sandboxes.get(&sandbox.id).is_some_and(|it| it.alive);
-            if alive { SandboxState::Alive } else { SandboxState::Gone }
+            if alive {
+                SandboxState::Alive
+            } else {
+                SandboxState::Gone
+            }
         })
         .await
     }

@@ -5,7 +5,7 @@ use loopy_contract::expression::{Comparison, Condition, Expression};
 use loopy_contract::failure::FailureClass;
 use loopy_contract::manifest::{
     Agent, Answer, Approve, Budget, Cap, CatchUp, Concurrency, Contract, Each, FieldRef, Harness,
-    Lineage, Limits, Loop, Manifest, Registry, Retry, SCHEMA_VERSION, Sandbox, Step, Strategy,
+    Limits, Lineage, Loop, Manifest, Registry, Retry, SCHEMA_VERSION, Sandbox, Step, Strategy,
     Trigger, Usd, Workflow,
 };
 use serde_json::{Value, json};
@@ -34,11 +34,17 @@ impl Project {
         let mut roots = vec![event_name(0)];
         let mut crons = Vec::new();
         let limits = limits(rng, count);
-        let bounded = limits.as_ref().is_some_and(|all| all.cascade_runs.is_some());
+        let bounded = limits
+            .as_ref()
+            .is_some_and(|all| all.cascade_runs.is_some());
         for index in 0..count {
             let name = workflow_name(index);
             // Several may start on one event.
-            let level = if rng.chance(300) { rng.index(index + 1) } else { index };
+            let level = if rng.chance(300) {
+                rng.index(index + 1)
+            } else {
+                index
+            };
             let trigger = if index > 0 && rng.chance(120) {
                 crons.push(format!("{name}/a"));
                 Trigger::Cron {
@@ -93,7 +99,13 @@ impl Project {
             events: (0..count)
                 .map(|index| {
                     let fields = event_fields();
-                    (event_name(index), Contract { fields, ..Contract::default() })
+                    (
+                        event_name(index),
+                        Contract {
+                            fields,
+                            ..Contract::default()
+                        },
+                    )
                 })
                 .collect(),
             limits,
@@ -286,7 +298,9 @@ fn retry(rng: &mut Rng) -> Retry {
         .collect();
     Retry {
         max: u32::try_from(rng.between(1, 3)).unwrap_or(1),
-        backoff: *rng.pick(&[None, Some(5), Some(60), Some(2000)]).unwrap_or(&None),
+        backoff: *rng
+            .pick(&[None, Some(5), Some(60), Some(2000)])
+            .unwrap_or(&None),
         on,
     }
 }
@@ -297,7 +311,11 @@ fn approve(rng: &mut Rng) -> Approve {
         before,
         after: !before || rng.chance(300),
         within: *rng.pick(&[None, Some(60), Some(3600)]).unwrap_or(&None),
-        otherwise: if rng.chance(500) { Answer::Approve } else { Answer::Deny },
+        otherwise: if rng.chance(500) {
+            Answer::Approve
+        } else {
+            Answer::Deny
+        },
     }
 }
 
@@ -309,7 +327,12 @@ fn concurrency(rng: &mut Rng, has_fields: bool) -> Concurrency {
         }),
         limit: u32::try_from(rng.between(1, 2)).unwrap_or(1),
         strategy: *rng
-            .pick(&[Strategy::Queue, Strategy::Queue, Strategy::CancelRunning, Strategy::Drop])
+            .pick(&[
+                Strategy::Queue,
+                Strategy::Queue,
+                Strategy::CancelRunning,
+                Strategy::Drop,
+            ])
             .unwrap_or(&Strategy::Queue),
     }
 }
@@ -318,7 +341,8 @@ fn budget(rng: &mut Rng, script: bool) -> Budget {
     let usd = rng.between(5, 200) as f64 / 100.0;
     Budget {
         wall_clock: rng.chance(700).then(|| rng.between(1, 40)),
-        spend: (!script && rng.chance(700)).then(|| BTreeMap::from([("usd".to_owned(), json!(usd))])),
+        spend: (!script && rng.chance(700))
+            .then(|| BTreeMap::from([("usd".to_owned(), json!(usd))])),
         ..Budget::default()
     }
 }
@@ -343,10 +367,20 @@ fn compare(source: String, operator: Comparison, left: Box<Expression>, value: V
 
 fn is_true(producer: &str, field: &str) -> Condition {
     let source = format!("{producer}.{field} == true");
-    compare(source, Comparison::Equal, reference(producer, field), json!(true))
+    compare(
+        source,
+        Comparison::Equal,
+        reference(producer, field),
+        json!(true),
+    )
 }
 
 fn below(producer: &str, field: &str, end: i64) -> Condition {
     let source = format!("{producer}.{field} < {end}");
-    compare(source, Comparison::Less, reference(producer, field), json!(end))
+    compare(
+        source,
+        Comparison::Less,
+        reference(producer, field),
+        json!(end),
+    )
 }

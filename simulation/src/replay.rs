@@ -13,8 +13,8 @@ use loopy_engine::Engine;
 use loopy_engine::memory::ManualClock;
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{
-    Bus, Clock, Launch, LaunchError, LaunchSpec, Manifests, PortError, Ports, Queues, Sandboxes,
-    SandboxState, Secrets, Sensed, SensorCall, SensorCode, SensorError, Store, Timers,
+    Bus, Clock, Launch, LaunchError, LaunchSpec, Manifests, PortError, Ports, Queues, SandboxState,
+    Sandboxes, Secrets, Sensed, SensorCall, SensorCode, SensorError, Store, Timers,
 };
 use loopy_engine::run::{Run, SandboxRef};
 use std::collections::BTreeMap;
@@ -41,14 +41,34 @@ pub fn record(story: &Story) -> Recording {
     }
 }
 
-/// Asks the same of an engine over this store, and gives back the runs that came
-/// of it.
+impl Recording {
+    /// A clock that shows when the recording begins, for the store to read.
+    pub fn clock(&self) -> Arc<ManualClock> {
+        let first = self.asked.first().map(|(at, _)| *at);
+        Arc::new(ManualClock::new(first.unwrap_or(Timestamp::UNIX_EPOCH)))
+    }
+
+    /// How often the engine was asked something.
+    pub fn len(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Whether it was asked nothing.
+    pub fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+}
+
+/// Asks the same of an engine over this store, which reads this clock, and gives
+/// back the runs that came of it.
 ///
 /// # Errors
 /// When the store cannot be read in the end.
-pub async fn replay(recording: &Recording, store: Arc<dyn Store>) -> Result<Vec<Run>, PortError> {
-    let first = recording.asked.first().map_or(Timestamp::UNIX_EPOCH, |(at, _)| *at);
-    let clock = Arc::new(ManualClock::new(first));
+pub async fn replay(
+    recording: &Recording,
+    clock: &Arc<ManualClock>,
+    store: Arc<dyn Store>,
+) -> Result<Vec<Run>, PortError> {
     let nowhere = || {
         Arc::new(Nowhere {
             manifests: recording.manifests.clone(),
@@ -63,7 +83,7 @@ pub async fn replay(recording: &Recording, store: Arc<dyn Store>) -> Result<Vec<
         secrets: nowhere(),
         sandboxes: nowhere(),
         sensor_code: nowhere(),
-        clock: clock.clone(),
+        clock: Arc::clone(clock) as Arc<dyn Clock>,
     });
     for (at, asked) in &recording.asked {
         clock.advance(at.duration_since(clock.now()));
@@ -128,7 +148,10 @@ impl Manifests for Nowhere {
         Ok(Arc::clone(first))
     }
     async fn get(&self, hash: &ManifestHash) -> Result<Arc<Manifest>, PortError> {
-        let found = self.manifests.iter().find(|manifest| manifest.hash == hash.0);
+        let found = self
+            .manifests
+            .iter()
+            .find(|manifest| manifest.hash == hash.0);
         found
             .cloned()
             .ok_or_else(|| PortError::new("manifest", "there is none"))

@@ -210,12 +210,9 @@ impl World {
         let Some(sandbox) = self.sandboxes.get_mut(token) else {
             return;
         };
-        if sandbox.stage == Stage::Coming && !sandbox.alive {
-            // There is nothing to find yet.
-            return;
-        }
         sandbox.alive = false;
         sandbox.unnoticed = false;
+        sandbox.looks = 0;
         let speaks = last_words
             && sandbox.result.is_some()
             && matches!(sandbox.stage, Stage::Work { .. } | Stage::Deliver);
@@ -262,7 +259,11 @@ impl World {
             }
             Stage::Work { until, beats } => {
                 let (until, beats) = (*until, *beats);
-                let next = if beats { now.saturating_add(beat).min(until) } else { until };
+                let next = if beats {
+                    now.saturating_add(beat).min(until)
+                } else {
+                    until
+                };
                 sandbox.due = Some(next);
                 if !beats {
                     return None;
@@ -279,6 +280,8 @@ impl World {
     /// What the runner was answered; nothing when the answer was lost.
     pub(crate) fn answered(&mut self, token: &str, leaf: Leaf, answer: Option<&Answer>) {
         let lost = self.strikes(Fault::AnswerLost);
+        // The process and the sandbox may go together.
+        let dies = self.strikes(Fault::DeadSandbox) && answer.is_none();
         let retry = self.rng.between(SECOND, 20 * SECOND);
         let (now, home) = (self.now, self.home);
         let Some(sandbox) = self.sandboxes.get_mut(token) else {
@@ -300,8 +303,15 @@ impl World {
         if let Some(answer) = answer {
             let (status, body) = (answer.status, &answer.body);
             let line = || {
-                let body = if leaf == Leaf::Envelope { String::new() } else { body.to_string() };
-                format!("  {}/{}#{} {leaf:?}: {status} {body}", name.0, name.1, name.2)
+                let body = if leaf == Leaf::Envelope {
+                    String::new()
+                } else {
+                    body.to_string()
+                };
+                format!(
+                    "  {}/{}#{} {leaf:?}: {status} {body}",
+                    name.0, name.1, name.2
+                )
             };
             self.note(11, line);
             if !matches!(status, 200 | 404 | 410 | 503) {
@@ -314,6 +324,9 @@ impl World {
         };
         if sandbox.stage == Stage::Gone {
             return;
+        }
+        if dies {
+            sandbox.dies_at = Some(now);
         }
         let Some(answer) = answer else {
             // While it works the next sign of life is due anyway.
@@ -366,7 +379,11 @@ impl World {
         let outcome = self.outcome(&envelope);
         let until = self.now.saturating_add(takes);
         let beat = self.rng.between(SECOND, 60 * SECOND);
-        let due = if beats { self.now.saturating_add(beat).min(until) } else { until };
+        let due = if beats {
+            self.now.saturating_add(beat).min(until)
+        } else {
+            until
+        };
         let told = self.rng.chance(900);
         if let Some(sandbox) = self.sandboxes.get_mut(token) {
             sandbox.spent = sandbox.spent.saturating_add(micro_usd(usd));

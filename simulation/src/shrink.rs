@@ -29,10 +29,16 @@ impl fmt::Display for Failure {
         for line in self.trace.iter().skip(skipped) {
             writeln!(f, "  {line}")?;
         }
-        let kinds = Fault::ALL.iter().filter(|fault| !self.story.without.contains(fault));
+        let kinds = Fault::ALL
+            .iter()
+            .filter(|fault| !self.story.without.contains(fault));
         let kinds: Vec<String> = kinds.map(|fault| format!("{fault:?}")).collect();
         writeln!(f, "it takes: {}", kinds.join(", "))?;
-        write!(f, "replay it with: cargo xtask sim --seed {}", self.story.seed)
+        write!(
+            f,
+            "replay it with: cargo xtask sim --seed {}",
+            self.story.seed
+        )
     }
 }
 

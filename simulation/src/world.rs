@@ -29,6 +29,17 @@ const BEGIN: i64 = 1_795_255_200;
 /// How far the engine's clock may be from the true time.
 const MAX_SKEW: Millis = 20 * 60 * SECOND;
 
+/// How far clocks in a cloud are apart.
+const MAX_DRIFT: Millis = 3 * SECOND;
+
+/// How long the cloud knows a timer that has fired: armed again under its key
+/// meanwhile, it is taken for the one that fired.
+const REMEMBERED: Millis = 60 * SECOND;
+
+/// What is due sooner than this goes through the queue in the cloud, not by a
+/// timer.
+const TOO_CLOSE: Millis = 5 * SECOND;
+
 /// What kind of home the engine has here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
@@ -87,11 +98,15 @@ pub(crate) struct World {
     pub(crate) now: Millis,
     /// What the engine's clock shows beyond the true time.
     pub(crate) skew: Millis,
+    /// How often the clock was read.
+    readings: i64,
     pub(crate) manifests: [Arc<Manifest>; 2],
     pub(crate) deployed: usize,
     pub(crate) messages: Vec<Queued>,
     next_id: u64,
     pub(crate) timers: BTreeMap<String, Timer>,
+    /// When timers fired, by key.
+    fired: BTreeMap<String, Millis>,
     pub(crate) dead: Vec<Dead>,
     pub(crate) sandboxes: BTreeMap<String, SandboxSim>,
     /// Runs as they were last committed.
@@ -144,11 +159,13 @@ impl World {
             home,
             now: 0,
             skew: 0,
+            readings: 0,
             manifests,
             deployed: 0,
             messages: Vec::new(),
             next_id: 0,
             timers: BTreeMap::new(),
+            fired: BTreeMap::new(),
             dead: Vec::new(),
             sandboxes: BTreeMap::new(),
             runs: BTreeMap::new(),
@@ -182,16 +199,46 @@ impl World {
             .unwrap_or(Timestamp::MAX)
     }
 
-    /// The true moment that the engine means by `at`: what fires timers has a
-    /// clock of its own, which goes right.
-    pub(crate) fn true_time(&self, at: Timestamp) -> Millis {
-        at.as_millisecond().saturating_sub(BEGIN.saturating_mul(SECOND))
+    /// Reads the engine's clock. No two readings are the same, as on a machine.
+    pub(crate) fn read_clock(&mut self) -> Timestamp {
+        self.readings = (self.readings + 1) % 1_000_000;
+        self.shown()
+            .saturating_add(SignedDuration::from_nanos(self.readings))
+            .unwrap_or(Timestamp::MAX)
     }
 
-    /// Sets the engine's clock forward or back.
+    /// The true moment at which a timer for `at` fires. On a machine it goes by
+    /// the clock that the engine reads; in the cloud by one that goes right.
+    fn true_time(&self, at: Timestamp) -> Millis {
+        let shown = at
+            .as_millisecond()
+            .saturating_sub(BEGIN.saturating_mul(SECOND));
+        match self.home {
+            Home::Machine => shown.saturating_sub(self.skew),
+            Home::Cloud => shown,
+        }
+    }
+
+    /// Sets the engine's clock forward or back. That of a machine may be far off
+    /// before somebody sets it; those of a cloud stay close together.
     pub(crate) fn jump(&mut self) {
-        let by = self.rng.between(-15 * 60 * SECOND, 15 * 60 * SECOND);
-        self.skew = self.skew.saturating_add(by).clamp(-MAX_SKEW, MAX_SKEW);
+        let most = match self.home {
+            Home::Machine => MAX_SKEW,
+            Home::Cloud => MAX_DRIFT,
+        };
+        let before = self.skew;
+        let by = self.rng.between(-most, most);
+        self.skew = self.skew.saturating_add(by).clamp(-most, most);
+        if self.home == Home::Machine {
+            // What is due at a moment of that clock is due sooner or later now.
+            let moved = self.skew.saturating_sub(before);
+            for timer in self.timers.values_mut() {
+                timer.at = timer.at.saturating_sub(moved);
+            }
+            for message in &mut self.messages {
+                message.visible_at = message.visible_at.saturating_sub(moved);
+            }
+        }
         let skew = self.skew / SECOND;
         self.note(3, || format!("CLOCK shows {skew:+} s"));
     }
@@ -268,12 +315,23 @@ impl World {
     }
 
     pub(crate) fn arm(&mut self, key: &str, at: Timestamp, message: &Message) {
+        if self.home == Home::Cloud {
+            let left = at.duration_since(self.shown()).as_millis();
+            let left = Millis::try_from(left).unwrap_or(Millis::MAX).max(0);
+            if left < TOO_CLOSE {
+                return self.send(message, Duration::from_millis(left.unsigned_abs()));
+            }
+            let fired = self.fired.get(key);
+            if fired.is_some_and(|at| self.now.saturating_sub(*at) < REMEMBERED) {
+                return;
+            }
+        }
         if self.timers.contains_key(key) {
             return;
         }
         let mut at = self.true_time(at).max(self.now);
         if self.strikes(Fault::TimerJitter) {
-            at = at.saturating_add(self.rng.between(-3 * SECOND, 90 * SECOND));
+            at = at.saturating_add(self.rng.between(0, 90 * SECOND));
         }
         let message = message.clone();
         self.timers.insert(key.to_owned(), Timer { at, message });
@@ -290,6 +348,7 @@ impl World {
         for key in due {
             if let Some(timer) = self.timers.remove(&key) {
                 self.note(5, || format!("timer {key}"));
+                self.fired.insert(key, self.now);
                 self.send(&timer.message, Duration::ZERO);
             }
         }
@@ -329,7 +388,9 @@ impl World {
                 _ => line.kind.clone(),
             })
             .collect();
-        self.note(7, || format!("    commit {}: {}", after.id, news.join(", ")));
+        self.note(7, || {
+            format!("    commit {}: {}", after.id, news.join(", "))
+        });
         if let Err(law) = laws::commit(self, before.as_ref(), after) {
             self.breaks(law);
         }
@@ -366,7 +427,12 @@ pub(crate) fn title(message: &Message) -> String {
         Message::Event(event) => format!("Event {} {}", event.name, event.id),
         Message::Handoff { run, step, attempt } => format!("Handoff {run}/{step}#{attempt}"),
         Message::Wake { run, step, attempt } => format!("Wake {run}/{step}#{attempt}"),
-        Message::TimeLimit { run, step, attempt } => format!("TimeLimit {run}/{step}#{attempt}"),
+        Message::TimeLimit {
+            run,
+            step,
+            attempt,
+            check,
+        } => format!("TimeLimit {run}/{step}#{attempt} look {check}"),
         Message::Command { run, command } => format!("Command {run} {:?}", command.order),
         Message::Stop { sandbox } => format!("Stop {}", sandbox.id),
         Message::Unanswered { run, step, .. } => format!("Unanswered {run}/{step}"),
