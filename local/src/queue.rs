@@ -20,6 +20,14 @@ use tokio::sync::watch;
 /// so that those beside it do not share the blame.
 const SUSPECT: u32 = 2;
 
+/// A message that was in hand so often when the process ended is given up. More
+/// than the failures that are put up with: a process that is killed says nothing
+/// against what it was at.
+pub const MAX_CRASHES: u32 = 16;
+
+/// The longest rest of a message that was in hand when the process ended.
+const LONGEST_REST_MS: i64 = 30_000;
+
 /// The queues, the bus and the timers of the home on one machine.
 #[derive(Clone)]
 pub struct SqliteQueue {
@@ -237,17 +245,22 @@ impl SqliteQueue {
         self.db
             .write(move |connection| {
                 let worn_out = connection
-                    .prepare_cached("SELECT id FROM messages WHERE leased = 1 AND receives >= ?1")?
-                    .query_map([MAX_RECEIVES], |row| row.get(0))?
+                    .prepare_cached("SELECT id FROM messages WHERE leased = 1 AND crashes >= ?1")?
+                    .query_map([MAX_CRASHES - 1], |row| row.get(0))?
                     .collect::<rusqlite::Result<Vec<i64>>>()?;
                 for id in worn_out {
                     let reason =
-                        format!("the process ended while it worked on it, {MAX_RECEIVES} times");
+                        format!("the process ended while it worked on it, {MAX_CRASHES} times");
                     dead_letters::give_up(connection, id, &reason, now)?;
                 }
+                // Once is nothing. What was in hand again and again rests, longer
+                // each time: the process must not go down over it at once, and
+                // where it is killed for other reasons, others get their turn.
                 connection.execute(
-                    "UPDATE messages SET leased = 0, crashes = crashes + 1 WHERE leased = 1",
-                    [],
+                    "UPDATE messages SET leased = 0, crashes = crashes + 1, \
+                     receives = receives - 1, visible_ms = CASE crashes WHEN 0 THEN visible_ms \
+                     ELSE ?1 + min(?2, 250 << crashes) END WHERE leased = 1",
+                    params![now.as_millisecond(), LONGEST_REST_MS],
                 )
             })
             .await

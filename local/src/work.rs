@@ -25,10 +25,10 @@ const TRIES: u8 = 5;
 
 /// Messages of one queue that are worked on at the same time. Most only wait for
 /// a commit, and the more of them wait, the more share one. Sensors run one at a
-/// time.
+/// time, and what only waits for its turn is not in hand.
 fn concurrency(queue: QueueName) -> usize {
     match queue {
-        QueueName::Deliveries => 32,
+        QueueName::Deliveries => 2,
         QueueName::Events | QueueName::Steps | QueueName::Watch => 512,
     }
 }
@@ -168,7 +168,9 @@ impl Worker {
     pub(crate) async fn work(self: Arc<Self>, queue: QueueName, mut stop: watch::Receiver<bool>) {
         let mut changed = self.queue.enqueued(queue);
         let mut desk = Desk::new(Arc::clone(&self), queue);
-        self.queue.line(queue).set_open(true);
+        // What is worked on one by one waits in the table.
+        let straight = queue != QueueName::Deliveries;
+        self.queue.line(queue).set_open(straight);
         while !*stop.borrow_and_update() {
             // What comes from here on wakes the sleep below.
             changed.mark_unchanged();

@@ -20,6 +20,7 @@ mod orders;
 mod run;
 mod runs;
 mod support;
+mod torture;
 mod trigger;
 mod types;
 mod watch;
