@@ -194,7 +194,11 @@ fn claude_package() -> Result<String, Error> {
     Ok(format!("@anthropic-ai/claude-code-linux-{arch}"))
 }
 
-fn node(folder: &Path, packages: &[String]) -> Result<(), Error> {
+/// Installs npm packages in a fresh folder.
+///
+/// # Errors
+/// When npm fails.
+pub(crate) fn node(folder: &Path, packages: &[String]) -> Result<(), Error> {
     eprintln!("installing {}", packages.join(" and "));
     process::run_beside(
         Command::new("npm")
