@@ -10,7 +10,10 @@ of the emulator wants each of them looked at again.
 
 import argparse
 import asyncio
+import base64
+import json
 import logging
+import math
 import os
 import signal
 import socketserver
@@ -261,11 +264,138 @@ def mend_cloudformation_tables() -> None:
     handlers["update"] = then_finish(handlers["update"], 2)
 
 
-async def serve(bind: str, port: int, until_stdin_closes: bool) -> None:
+class Calls:
+    """Counts what AWS would bill: requests, invocations with their time, units of
+    the table. What a queue's mapping receives and deletes by itself counts too."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._counts = {}
+        # Of each item: its size, and what the index holds of it.
+        self._items = {}
+
+    def add(self, what: str, amount: float = 1) -> None:
+        with self._lock:
+            self._counts[what] = self._counts.get(what, 0) + amount
+
+    def watch(self) -> None:
+        """Looks at what happens inside of the emulator."""
+        from ministack.core import lambda_runtime
+        from ministack.services import sqs
+
+        receive, delete = sqs._receive_messages_for_esm, sqs._delete_messages_for_esm
+
+        def received(*args, **kwargs):
+            if batch := receive(*args, **kwargs):
+                self.add("sqs ReceiveMessage")
+            return batch
+
+        def deleted(*args, **kwargs):
+            self.add("sqs DeleteMessage")
+            return delete(*args, **kwargs)
+
+        sqs._receive_messages_for_esm, sqs._delete_messages_for_esm = received, deleted
+        for worker in (lambda_runtime.Worker, lambda_runtime.ProvidedWorker):
+            worker.invoke = self._timed(worker.invoke)
+
+    def _timed(self, invoke):
+        def timed(worker, *args, **kwargs):
+            begin = time.monotonic()
+            try:
+                return invoke(worker, *args, **kwargs)
+            finally:
+                memory = int(worker.config.get("MemorySize", 128)) / 1024
+                self.add(f"lambda invocation {worker.func_name}")
+                self.add("lambda GB-s", (time.monotonic() - begin) * memory)
+
+        return timed
+
+    def around(self, app):
+        """The application, with each request counted."""
+
+        async def counted(scope, receive, send):
+            if scope["type"] != "http":
+                return await app(scope, receive, send)
+            if scope["path"] == "/_loopy/calls":
+                return await self._tell(send)
+            parts = []
+
+            async def received():
+                message = await receive()
+                parts.append(message.get("body", b""))
+                return message
+
+            await app(scope, received, send)
+            headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            self._request(scope["method"], scope["path"], headers, b"".join(parts))
+
+        return counted
+
+    def _request(self, method: str, path: str, headers: dict, body: bytes) -> None:
+        if "/_aws/lambda-url/" in path:
+            return
+        # AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/SERVICE/aws4_request, …
+        scope = headers.get("authorization", "").partition("Credential=")[2].split("/")
+        service = scope[3] if len(scope) > 3 else "?"
+        operation = headers.get("x-amz-target", "").rpartition(".")[2]
+        if not operation:
+            operation = {"POST": "Create", "GET": "Get", "PUT": "Put", "DELETE": "Delete"}.get(method, method)
+            operation += {"scheduler": "Schedule", "s3": "Object", "lambda": "Invocation"}.get(service, "")
+        self.add(f"{service} {operation}")
+        if service == "dynamodb":
+            self._units(operation, json.loads(body))
+
+    def _units(self, operation: str, request: dict) -> None:
+        if operation == "GetItem":
+            key = tuple(sorted(value["S"] for value in request["Key"].values()))
+            size = self._items.get(key, (1, None))[0]
+            per_read = 1 if request.get("ConsistentRead") else 0.5
+            self.add("dynamodb RRU", per_read * math.ceil(size / 4096))
+        elif operation == "UpdateItem":
+            self.add("dynamodb WRU")
+        elif operation == "PutItem":
+            item = request["Item"]
+            key = tuple(sorted([item["pk"]["S"], item["sk"]["S"]]))
+            size = sum(len(name) + self._size(value) for name, value in item.items())
+            before, entry_before = self._items.get(key, (1, None))
+            # The larger of what was there and what is there now.
+            self.add("dynamodb WRU", math.ceil(max(size, before) / 1024))
+            self.add("dynamodb bytes", size)
+            projected = ("runs_pk", "runs_sk", "summary", "workflow", "status")
+            entry = {name: item[name] for name in ("pk", "sk", *projected) if name in item}
+            entry = entry if "runs_pk" in entry else None
+            if entry is not None and entry != entry_before:
+                size_of_entry = sum(len(name) + self._size(value) for name, value in entry.items())
+                self.add("dynamodb WRU", math.ceil(size_of_entry / 1024))
+                self.add("dynamodb index writes")
+            self._items[key] = (size, entry)
+
+    @staticmethod
+    def _size(value: dict) -> int:
+        kind, content = next(iter(value.items()))
+        return len(base64.b64decode(content)) if kind == "B" else len(content.encode())
+
+    async def _tell(self, send) -> None:
+        with self._lock:
+            runs = {}
+            for (key, *_), (_, entry) in self._items.items():
+                if key.startswith("RUN") and entry is not None and "status" in entry:
+                    status = entry["status"]["S"]
+                    runs[status] = runs.get(status, 0) + 1
+            body = json.dumps({"calls": self._counts, "runs": runs}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def serve(bind: str, port: int, until_stdin_closes: bool, calls: Calls | None) -> None:
     """Serves until a signal, or until standard input ends."""
     from hypercorn.asyncio import serve as serve_app
     from hypercorn.config import Config
     from ministack.app import app
+
+    if calls is not None:
+        app = calls.around(app)
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -309,6 +439,11 @@ def main() -> None:
         action="store_true",
         help="end when standard input does, so that it never outlives what started it",
     )
+    parser.add_argument(
+        "--count-calls",
+        action="store_true",
+        help="count what AWS would bill, told at /_loopy/calls",
+    )
     args = parser.parse_args()
     if (found := version("ministack")) != MINISTACK_VERSION:
         sys.exit(f"ministack {found} is installed, the mends here are for {MINISTACK_VERSION}; see requirements.txt")
@@ -318,9 +453,12 @@ def main() -> None:
     mend_schedules()
     mend_cloudformation_schedules()
     mend_cloudformation_tables()
+    calls = Calls() if args.count_calls else None
+    if calls is not None:
+        calls.watch()
     status = 0
     try:
-        asyncio.run(serve(args.bind, args.port, args.until_stdin_closes))
+        asyncio.run(serve(args.bind, args.port, args.until_stdin_closes, calls))
     except Exception:
         logging.exception("the emulator ended")
         status = 1

@@ -33,6 +33,18 @@ impl Emulator {
     /// # Errors
     /// [`Error::Emulator`] when it ends or takes over a minute.
     pub(crate) fn start(workspace: &Workspace, tools: &Tools) -> Result<Self, Error> {
+        Self::start_with(workspace, tools, &[])
+    }
+
+    /// Starts one that counts what AWS would bill.
+    ///
+    /// # Errors
+    /// As [`Emulator::start`].
+    pub(crate) fn start_counting(workspace: &Workspace, tools: &Tools) -> Result<Self, Error> {
+        Self::start_with(workspace, tools, &["--count-calls"])
+    }
+
+    fn start_with(workspace: &Workspace, tools: &Tools, more: &[&str]) -> Result<Self, Error> {
         let port = free_port()?;
         let folder = workspace.tools.join(format!("emulator-{port}"));
         std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
@@ -43,6 +55,7 @@ impl Emulator {
         command
             .arg(workspace.root.join("localstack/emulator.py"))
             .args(["--until-stdin-closes", "--port", &port.to_string()])
+            .args(more)
             .current_dir(&folder)
             .env("TMPDIR", &folder)
             .stdin(Stdio::piped())
@@ -122,7 +135,7 @@ impl Drop for Emulator {
 
 /// A port that nobody listens on. Another process may take it before the emulator
 /// does; the emulator then ends and says so.
-fn free_port() -> Result<u16, Error> {
+pub(crate) fn free_port() -> Result<u16, Error> {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .map_or_else(

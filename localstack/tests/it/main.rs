@@ -5,6 +5,7 @@
 mod around;
 mod clock;
 mod deployed;
+mod forms;
 mod here;
 mod orders;
 mod plain;

@@ -84,6 +84,8 @@ fn environment(emulator: &Emulator, manifest: &str) -> Value {
     let mut variables = BTreeMap::from([
         ("LOOPY_TABLE", "bench".to_owned()),
         ("LOOPY_ASSETS_BUCKET", BUCKET.to_owned()),
+        ("LOOPY_STATE_BUCKET", BUCKET.to_owned()),
+        ("LOOPY_WATCH_FUNCTION", "bench-watch".to_owned()),
         ("LOOPY_MANIFEST", manifest.to_owned()),
         ("LOOPY_RUNNER", "0".repeat(64)),
         ("LOOPY_BUS", "bench".to_owned()),

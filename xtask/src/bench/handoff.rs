@@ -27,6 +27,10 @@ const PEER_SAMPLES: usize = 100;
 /// What each step does.
 const SCRIPT: &str = r#"printf '{"output": {}}' > "$LOOPY_OUTPUT""#;
 const STACK: &str = "bench";
+const CHAIN: Chain = Chain {
+    event: "Go",
+    steps: STEPS,
+};
 /// How long one run on the emulator may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -38,7 +42,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
     let folder = tempfile::tempdir_in(&workspace.tools).map_err(Error::file(&workspace.tools))?;
 
     let local = folder.path().join("local");
-    write_project(&local, "local")?;
+    write_project(&local, "local", &[CHAIN])?;
     let mut rows = Vec::new();
     rows.extend(rows_of(
         "SQLite",
@@ -49,13 +53,14 @@ pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
 
     let emulator = Emulator::start(workspace, &tools)?;
     let deployed = folder.path().join("deployed");
-    write_project(&deployed, "daytona")?;
+    write_project(&deployed, "daytona", &[CHAIN])?;
     let stand_in = StandIn::start(workspace)?;
     let stack = Stack {
         loopy: &loopy,
         emulator: &emulator,
     };
-    let webhook = stack.deploy(&deployed, &functions, &stand_in)?;
+    let webhooks = stack.deploy(&deployed, &functions, &stand_in)?;
+    let webhook = webhook(&webhooks, &CHAIN)?;
     let times = stack.runs(&webhook)?;
     let queue = queue_time(&emulator)?;
     let function = function_time(&emulator)?;
@@ -153,38 +158,48 @@ fn step_name(step: usize) -> String {
     format!("step-{step:02}")
 }
 
-/// A chain of steps, begun by an event that a webhook makes.
-fn write_project(root: &Path, provider: &str) -> Result<(), Error> {
+/// A workflow whose steps follow one another and do nothing, begun by an event that a
+/// webhook makes.
+pub(super) struct Chain {
+    /// Of the event, and in lower case of the sensor and the workflow.
+    pub(super) event: &'static str,
+    pub(super) steps: usize,
+}
+
+/// A project of chains.
+pub(super) fn write_project(root: &Path, provider: &str, chains: &[Chain]) -> Result<(), Error> {
     let write = |path: &Path, content: String| {
         let folder = path.parent().unwrap_or(root);
         std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
         std::fs::write(path, content).map_err(Error::file(path))
     };
-    write(
-        &root.join("registry.yml"),
-        format!(
-            "sandboxes:\n  Box: {{ provider: {provider} }}\nagents:\n  Shell: {{ harness: command, \
-             sandbox: Box }}\nevents:\n  Go: {{ n: int }}\n"
-        ),
-    )?;
-    write(
-        &root.join("sensors/go.py"),
-        "from loopy import sensor\nfrom loopy.events import Go\n\n\n\
-         @sensor(webhook=\"/hooks/go\", emits=\"Go\", verify=\"none\")\n\
-         def go(request):\n    return Go(n=request.json[\"n\"])\n"
-            .to_owned(),
-    )?;
-    for step in 0..STEPS {
-        let begin = match step.checked_sub(1) {
-            None => "on: Go".to_owned(),
-            Some(before) => format!("after: {}", step_name(before)),
-        };
+    let mut registry = format!(
+        "sandboxes:\n  Box: {{ provider: {provider} }}\nagents:\n  Shell: {{ harness: command, \
+         sandbox: Box }}\nevents:\n"
+    );
+    for Chain { event, steps } in chains {
+        let name = event.to_lowercase();
+        registry.push_str(&format!("  {event}: {{ n: int }}\n"));
         write(
-            &root.join(format!("workflows/chain/{}.md", step_name(step))),
-            format!("---\n{begin}\nagent: Shell\n---\n{SCRIPT}\n"),
+            &root.join(format!("sensors/{name}.py")),
+            format!(
+                "from loopy import sensor\nfrom loopy.events import {event}\n\n\n\
+                 @sensor(webhook=\"/hooks/{name}\", emits=\"{event}\", verify=\"none\")\n\
+                 def {name}(request):\n    return {event}(n=request.json[\"n\"])\n"
+            ),
         )?;
+        for step in 0..*steps {
+            let begin = match step.checked_sub(1) {
+                None => format!("on: {event}"),
+                Some(before) => format!("after: {}", step_name(before)),
+            };
+            write(
+                &root.join(format!("workflows/{name}/{}.md", step_name(step))),
+                format!("---\n{begin}\nagent: Shell\n---\n{SCRIPT}\n"),
+            )?;
+        }
     }
-    Ok(())
+    write(&root.join("registry.yml"), registry)
 }
 
 /// Runs on SQLite, each in a process that drives it to its end.
@@ -206,7 +221,7 @@ fn on_this_machine(loopy: &Path, project: &Path) -> Result<Times, Error> {
 }
 
 /// Stdout as JSON. Stderr is dropped: it tells of every step.
-fn answer(command: &mut Command) -> Result<Value, Error> {
+pub(super) fn answer(command: &mut Command) -> Result<Value, Error> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -256,7 +271,7 @@ fn script_time(folder: &Path) -> Result<Duration, Error> {
 }
 
 /// The stand-in for Daytona; ends when dropped, or when this process does.
-struct StandIn {
+pub(super) struct StandIn {
     child: Child,
     url: String,
     key: String,
@@ -264,7 +279,7 @@ struct StandIn {
 
 impl StandIn {
     /// Starts one whose sandboxes take no time of their own to start.
-    fn start(workspace: &Workspace) -> Result<Self, Error> {
+    pub(super) fn start(workspace: &Workspace) -> Result<Self, Error> {
         process::run_beside(workspace.cargo().args([
             "build",
             "--release",
@@ -315,14 +330,14 @@ impl Drop for StandIn {
 }
 
 /// The project in a stack on the emulator.
-struct Stack<'a> {
-    loopy: &'a Path,
-    emulator: &'a Emulator,
+pub(super) struct Stack<'a> {
+    pub(super) loopy: &'a Path,
+    pub(super) emulator: &'a Emulator,
 }
 
 impl Stack<'_> {
     /// `loopy` with the emulator as its account and nothing of the caller's.
-    fn loopy(&self, arguments: &[&str]) -> Command {
+    pub(super) fn loopy(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.loopy);
         command.args(arguments).args([
             "--stack",
@@ -341,13 +356,13 @@ impl Stack<'_> {
         command
     }
 
-    /// Deploys the project and gives the URL of its webhook.
-    fn deploy(
+    /// Deploys the project and gives the URLs of its webhooks, by sensor.
+    pub(super) fn deploy(
         &self,
         project: &Path,
         functions: &Path,
         stand_in: &StandIn,
-    ) -> Result<String, Error> {
+    ) -> Result<Value, Error> {
         let mut deploy = self.loopy(&["deploy", "--yes", "--arch", Arch::host().name()]);
         deploy
             .arg("--functions")
@@ -355,32 +370,14 @@ impl Stack<'_> {
             .arg(project)
             .env("DAYTONA_API_KEY", &stand_in.key)
             .env("DAYTONA_API_URL", &stand_in.url);
-        let answer = answer(&mut deploy)?;
-        answer["webhooks"]["go"]
-            .as_str()
-            .map(str::to_owned)
-            .ok_or_else(|| Error::Answer {
-                command: process::line(&deploy),
-                problem: format!("it names no webhook: {answer}"),
-            })
+        Ok(answer(&mut deploy)?["webhooks"].take())
     }
 
     /// The runs, one after the other.
     fn runs(&self, webhook: &str) -> Result<Times, Error> {
-        let (address, path) = webhook
-            .strip_prefix("http://")
-            .and_then(|rest| rest.split_at_checked(rest.find('/')?))
-            .ok_or_else(|| Error::Http {
-                url: webhook.to_owned(),
-                problem: "it does not lead to the emulator".to_owned(),
-            })?;
         let mut times = Times::default();
         for n in 0..RUNS {
-            let body = json!({ "n": n }).to_string();
-            let response = http::request("POST", address, path, &[], body.as_bytes())?;
-            if response.status != 202 {
-                return Err(unexpected(webhook, &response));
-            }
+            send(webhook, n)?;
             let id = self.until_over(n + 1)?;
             times.read(&answer(&mut self.loopy(&["runs", "show", &id]))?)?;
         }
@@ -408,6 +405,34 @@ impl Stack<'_> {
             // Seldom, because looking takes time from what is measured.
             std::thread::sleep(Duration::from_secs(1));
         }
+    }
+}
+
+/// The URL of a chain's webhook.
+pub(super) fn webhook(webhooks: &Value, chain: &Chain) -> Result<String, Error> {
+    webhooks[chain.event.to_lowercase()]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Error::Answer {
+            command: "loopy deploy".to_owned(),
+            problem: format!("it names no webhook for {}: {webhooks}", chain.event),
+        })
+}
+
+/// Sends the delivery that begins a run.
+pub(super) fn send(webhook: &str, n: usize) -> Result<(), Error> {
+    let (address, path) = webhook
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_at_checked(rest.find('/')?))
+        .ok_or_else(|| Error::Http {
+            url: webhook.to_owned(),
+            problem: "it does not lead to the emulator".to_owned(),
+        })?;
+    let body = json!({ "n": n }).to_string();
+    let response = http::request("POST", address, path, &[], body.as_bytes())?;
+    match response.status {
+        202 => Ok(()),
+        _ => Err(unexpected(webhook, &response)),
     }
 }
 
