@@ -36,6 +36,14 @@ pub(crate) enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A measurement did not come about.
+    #[error("cannot {what}: {problem}")]
+    Measure {
+        /// What was to be done.
+        what: String,
+        /// Why it could not.
+        problem: String,
+    },
     /// A file or folder could not be read or written.
     #[error("{path}: {source}")]
     File {

@@ -95,6 +95,15 @@ enum Task {
         #[arg(value_enum)]
         part: Option<bench::Part>,
     },
+    /// Serve runs that do nothing, for `bench peers`
+    #[command(hide = true)]
+    ServeDurable {
+        /// An empty folder
+        folder: PathBuf,
+        /// Steps report through the listener, as runners do
+        #[arg(long)]
+        reports_over_http: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -129,5 +138,9 @@ fn run(task: Task) -> Result<(), Error> {
         } => sim::one(seed),
         Task::Sim { seeds, from, .. } => sim::many(from, seeds),
         Task::Bench { part } => bench::run(&workspace, part),
+        Task::ServeDurable {
+            folder,
+            reports_over_http,
+        } => bench::serve_durable(&folder, reports_over_http),
     }
 }

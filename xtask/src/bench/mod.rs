@@ -1,10 +1,16 @@
 //! Measures, each part for itself, and prints a table for each. Numbers are of this
 //! machine and this moment; run it twice on a quiet machine before comparing.
 
+mod calls;
 mod compile;
+mod durable;
 mod functions;
 mod handoff;
+mod load;
 mod lsp;
+mod peers;
+
+pub(crate) use durable::serve as serve_durable;
 
 use crate::emulator::Emulator;
 use crate::error::Error;
@@ -25,11 +31,30 @@ pub(crate) enum Part {
     Compile,
     /// Time from a change in an editor to its diagnostics.
     Lsp,
+    /// Durable steps a second, the time of one run, memory, and a burst of events.
+    Durable,
     /// Size of each function, and its first and later invocations.
     Functions,
     /// Time from one step's success to the next one's start and success.
     Handoff,
+    /// What a step calls of AWS, and what that costs.
+    Calls,
+    /// A burst of events in a stack. Not among all: it takes its time.
+    Load,
+    /// Durable runs beside those of another engine, which is installed first. Not among
+    /// all: it takes a quarter of an hour.
+    Peers,
 }
+
+/// What is measured when nothing is named.
+const ALL: [Part; 6] = [
+    Part::Compile,
+    Part::Lsp,
+    Part::Durable,
+    Part::Functions,
+    Part::Handoff,
+    Part::Calls,
+];
 
 /// Runs one measurement, or all.
 ///
@@ -38,13 +63,17 @@ pub(crate) enum Part {
 pub(crate) fn run(workspace: &Workspace, part: Option<Part>) -> Result<(), Error> {
     let parts = part
         .as_ref()
-        .map_or(Part::value_variants(), std::slice::from_ref);
+        .map_or(ALL.as_slice(), std::slice::from_ref);
     for part in parts {
         match part {
             Part::Compile => compile::run(workspace)?,
             Part::Lsp => lsp::run(workspace)?,
+            Part::Durable => durable::run(workspace)?,
             Part::Functions => functions::run(workspace)?,
             Part::Handoff => handoff::run(workspace)?,
+            Part::Calls => calls::run(workspace)?,
+            Part::Load => load::run(workspace)?,
+            Part::Peers => peers::run(workspace)?,
         }
     }
     Ok(())
