@@ -5,6 +5,7 @@ mod bus;
 mod dead_letters;
 mod manifests;
 mod queues;
+mod replay;
 mod secrets;
 mod sensor_code;
 mod store;
