@@ -280,12 +280,15 @@ impl Target {
             if !now.commands.contains(&command.id) {
                 return Ok(None);
             }
-            // Of the lines that came since, the one in this name.
-            let by = format!("{}: ", command.by);
-            let since = now.history.iter().skip(run.history.len());
-            let refused = since
-                .filter(|line| line.kind == "command_refused")
-                .find_map(|line| line.note.strip_prefix(&by).map(str::to_owned));
+            let mut lines = now.history.iter();
+            let refused = lines
+                .find(|line| line.command.as_deref() == Some(&command.id))
+                .map(
+                    |line| match line.note.strip_prefix(&format!("{}: ", command.by)) {
+                        Some(why) => why.to_owned(),
+                        None => line.note.clone(),
+                    },
+                );
             Ok(Some(match refused {
                 Some(why) => Fate::Refused(why),
                 None => Fate::Taken(Box::new(now)),

@@ -458,6 +458,9 @@ pub struct HistoryLine {
     /// In which attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+    /// By which command, where it says why that was not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// A sentence for people.
     pub note: String,
 }

@@ -364,6 +364,7 @@ async fn a_step_with_five_hundred_items_is_kept_while_it_goes_on() {
                 kind: "step_started".to_owned(),
                 step: Some("work".to_owned()),
                 attempt: Some(line),
+                command: None,
                 note: "limit 3600 s".to_owned(),
             })
             .collect();

@@ -273,10 +273,15 @@ fn a_step_that_is_denied_ends_its_run() {
     let serving = project.serve();
     project.trigger("Go", "{}").assert().code(5);
     let id = project.until_run("work", "parked");
-    let output = project.loopy(&["runs", "deny", &id, "--by", "Ada", "--json"]);
-    let told = json(&output.assert().code(0));
-    assert_eq!(told["state"], "taken");
-    assert_eq!(told["status"], "denied");
+    // Of several that ask the same at once, each is told what became of its own.
+    let deny = ["runs", "deny", &id, "--by", "Ada", "--json"];
+    let all: Vec<_> = (0..4).map(|_| project.loopy(&deny).spawn()).collect();
+    let mut told: Vec<_> = all.into_iter().map(|one| json(&one.end())).collect();
+    told.sort_by_key(|one| one["state"].to_string());
+    let states: Vec<_> = told.iter().map(|one| &one["state"]).collect();
+    assert_eq!(states, ["refused", "refused", "refused", "taken"]);
+    assert_eq!(told[0]["refused"], "the run is over: denied");
+    assert_eq!(told[3]["status"], "denied");
     let output = project.loopy(&["runs", "show", &id]).assert();
     output.code(0).stdout_eq(str![[r#"
 work-[ID]  denied  [TOOK]  $0.0000
@@ -298,6 +303,9 @@ history
   [TIME]  ship   denied: by Ada
   [TIME]  ship   step skipped: step ship was denied
   [TIME]         run denied: step ship was denied
+  [TIME]         command refused: Ada: the run is over: denied
+  [TIME]         command refused: Ada: the run is over: denied
+  [TIME]         command refused: Ada: the run is over: denied
 
 "#]]);
     let run = project.run(&id);

@@ -33,7 +33,7 @@ impl Scene<'_> {
             }
         };
         if let Some(why) = refused {
-            self.note(run, "command_refused", format!("{by}: {why}"));
+            self.note_refusal(run, command, &why);
         }
         true
     }

@@ -1,7 +1,7 @@
 //! How a change is written down: effects, lines of history, and the records of
 //! attempts.
 
-use super::Scene;
+use super::{Command, Scene};
 use crate::run::{Attempt, Effect, HistoryLine, Pending, Run, StepState, Unit};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
@@ -63,7 +63,20 @@ impl Scene<'_> {
             kind: kind.to_owned(),
             step: step.map(str::to_owned),
             attempt,
+            command: None,
             note,
+        });
+    }
+
+    /// A line of history about a command that was not done.
+    pub(super) fn note_refusal(&self, run: &mut Run, command: &Command, why: &str) {
+        run.history.push(HistoryLine {
+            at: self.now,
+            kind: "command_refused".to_owned(),
+            step: None,
+            attempt: None,
+            command: Some(command.id.clone()),
+            note: format!("{}: {why}", command.by),
         });
     }
 
