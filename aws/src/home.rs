@@ -19,13 +19,15 @@ use loopy_engine::Ports;
 use loopy_engine::ports::{Clock, Queues, Sandboxes, Secrets};
 use std::sync::Arc;
 
-/// The machine's clock.
+/// The machine's clock, by the millisecond: finer digits say nothing, and are most
+/// of what is left of a run once it is compressed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        let now = Timestamp::now();
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 }
 

@@ -182,9 +182,12 @@ fn values(run: &Value) -> Vec<String> {
     places
 }
 
+/// Which items of a list may be put away.
+type Choice = fn(&Value) -> bool;
+
 /// Where a run holds lists that grow, and what of them does not change any more.
-fn lists(run: &Value) -> Vec<(String, fn(&Value) -> bool)> {
-    let mut lists: Vec<(String, fn(&Value) -> bool)> = Vec::new();
+fn lists(run: &Value) -> Vec<(String, Choice)> {
+    let mut lists: Vec<(String, Choice)> = Vec::new();
     for step in steps(run) {
         lists.push((format!("{step}/attempts"), |attempt| {
             !attempt["ended_at"].is_null()

@@ -219,7 +219,7 @@ impl DynamoStore {
             ("pk", AttributeValue::S(run_key(&run.id))),
             ("sk", AttributeValue::S("RUN".to_owned())),
             ("version", AttributeValue::N(version.to_string())),
-            ("summary", AttributeValue::S(summary)),
+            ("summary", packed(what, &summary)?),
             ("workflow", AttributeValue::S(run.workflow.clone())),
             ("status", AttributeValue::S(run.status.name().to_owned())),
             ("runs_pk", AttributeValue::S("RUNS".to_owned())),
@@ -375,7 +375,7 @@ impl Store for DynamoStore {
         found
             .iter()
             .map(|item| {
-                serde_json::from_str(text(what, item, "summary")?)
+                serde_json::from_str(&unpacked(what, item, "summary")?)
                     .map_err(|error| PortError::new(what, format!("an item's summary: {error}")))
             })
             .collect()
@@ -611,7 +611,7 @@ fn packed(what: &str, text: &str) -> Result<AttributeValue, PortError> {
     if text.len() < COMPRESSED_BYTES {
         return Ok(AttributeValue::S(text.to_owned()));
     }
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     encoder
         .write_all(text.as_bytes())
         .and_then(|()| encoder.finish())

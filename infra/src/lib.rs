@@ -18,8 +18,8 @@ mod state;
 mod yaml;
 
 pub use binaries::{BinariesError, build, read_folder};
-pub use desk::desk;
 pub use deploy::{Change, DeployError, Deployed, Deployment, Plan};
+pub use desk::desk;
 pub use emit::{EmitError, emit};
 pub use events::Progress;
 pub use preflight::refusals;

@@ -85,7 +85,10 @@ pub(crate) fn many(from: u64, count: u64) -> Result<(), Error> {
     }
     let seconds = begin.elapsed().as_secs_f64();
     let (seeds, polls, runs) = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let runs: Vec<String> = runs.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let runs: Vec<String> = runs
+        .iter()
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
     println!(
         "{seeds} seeds in {seconds:.1} s ({:.0} a second), {polls} turns; runs: {}",
         seeds as f64 / seconds,

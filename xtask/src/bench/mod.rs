@@ -61,9 +61,7 @@ const ALL: [Part; 6] = [
 /// # Errors
 /// When something cannot be built or run.
 pub(crate) fn run(workspace: &Workspace, part: Option<Part>) -> Result<(), Error> {
-    let parts = part
-        .as_ref()
-        .map_or(ALL.as_slice(), std::slice::from_ref);
+    let parts = part.as_ref().map_or(ALL.as_slice(), std::slice::from_ref);
     for part in parts {
         match part {
             Part::Compile => compile::run(workspace)?,
