@@ -49,11 +49,13 @@ pub enum Fault {
     Again,
     /// Another manifest becomes the current one.
     Deploy,
+    /// Somebody reports for an attempt with the token of another one.
+    Forgery,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::FailBefore,
         Self::FailAfter,
         Self::Conflict,
@@ -76,12 +78,13 @@ impl Fault {
         Self::Command,
         Self::Again,
         Self::Deploy,
+        Self::Forgery,
     ];
 
     /// How often at most, in a thousand chances.
     fn most(self) -> u64 {
         match self {
-            Self::FailBefore | Self::FailAfter | Self::Deploy => 8,
+            Self::FailBefore | Self::FailAfter | Self::Deploy | Self::Forgery => 8,
             Self::Crash | Self::ClockJump => 6,
             Self::Conflict => 30,
             Self::Command | Self::Again => 10,

@@ -71,7 +71,8 @@ pub struct Outcome {
 /// What a task works on.
 enum Work {
     Message(u64),
-    Report(String, Leaf),
+    Report(String, u64, Leaf),
+    Forged,
     Submit(Event, u32),
     Resume(RunId),
     Lost(String),
@@ -222,8 +223,16 @@ impl Play {
         }
         let command = world.strikes(Fault::Command);
         let again = world.strikes(Fault::Again);
+        let forged = if world.strikes(Fault::Forgery) {
+            world.forged()
+        } else {
+            None
+        };
         let process = world.rng.index(self.engines.len());
         drop(world);
+        if let Some(request) = forged {
+            self.forge(request);
+        }
         if command {
             self.command();
         }
@@ -426,8 +435,25 @@ impl Play {
             world.note(53, || format!("p{process} ASKED {leaf:?} {}", request.path));
             world.keep(|| Asked::Report(request.clone()));
         }
+        let made = self
+            .world
+            .lock()
+            .sandboxes
+            .get(&token)
+            .map_or(0, |sandbox| sandbox.made);
         let task = Task::new(async move { Done::Answered(engine.report(request).await) });
-        self.spawn(process, Work::Report(token, leaf), task);
+        self.spawn(process, Work::Report(token, made, leaf), task);
+    }
+
+    fn forge(&mut self, request: ReportRequest) {
+        let (process, Some(engine)) = self.process() else {
+            return;
+        };
+        self.world
+            .lock()
+            .note(64, || format!("p{process} FORGED {}", request.path));
+        let task = Task::new(async move { Done::Answered(engine.report(request).await) });
+        self.spawn(process, Work::Forged, task);
     }
 
     fn lost(&mut self, token: String) {
@@ -553,7 +579,7 @@ impl Play {
         let ok = matches!(done, Done::Ok);
         match work {
             Work::Message(id) => self.processed(id, ok),
-            Work::Report(token, leaf) => {
+            Work::Report(token, made, leaf) => {
                 let Done::Answered(answer) = done else { return };
                 let mut world = self.world.lock();
                 if answer.status >= 500
@@ -562,7 +588,17 @@ impl Play {
                 {
                     self.troubled.insert(sandbox.spec.run.clone());
                 }
-                world.answered(&token, leaf, Some(&answer));
+                world.answered(&token, made, leaf, Some(&answer));
+            }
+            Work::Forged => {
+                if let Done::Answered(answer) = done
+                    && answer.status != 401
+                {
+                    let status = answer.status;
+                    self.world
+                        .lock()
+                        .breaks(format!("a forged report was answered {status}"));
+                }
             }
             Work::Submit(event, tries) => {
                 let lost = self.world.lock().strikes(Fault::AnswerLost);
@@ -653,9 +689,11 @@ impl Play {
                         message.visible_at = now.saturating_add(rest);
                     }
                 }
-                Work::Report(token, leaf) => self.world.lock().answered(&token, leaf, None),
+                Work::Report(token, made, leaf) => {
+                    self.world.lock().answered(&token, made, leaf, None);
+                }
                 Work::Submit(event, tries) if tries < 4 => self.submit(event, tries + 1),
-                Work::Submit(..) | Work::Resume(_) | Work::Lost(_) => {}
+                Work::Submit(..) | Work::Resume(_) | Work::Lost(_) | Work::Forged => {}
             }
         }
         let engine = self.engine(process);

@@ -65,6 +65,9 @@ pub(crate) struct SandboxSim {
     dies_at: Option<Millis>,
     result: Option<StepResult>,
     again: bool,
+    /// Which sandbox of this name it is: one that comes after it was removed is
+    /// another one, with a runner of its own.
+    pub(crate) made: u64,
     /// Millionths of a dollar that its agent has spent or will have.
     pub(crate) spent: u64,
     /// Nobody has been told yet that it is gone.
@@ -146,6 +149,7 @@ impl World {
         // One that died is still there by its name, until it is stopped.
         let died = known.is_some_and(|known| known.unnoticed);
         let spent = known.map_or(0, |known| known.spent);
+        let made_before = known.map_or(0, |known| known.made);
         if removed && !died {
             let looks = if self.strikes(Fault::SlowLaunch) {
                 u32::try_from(self.rng.between(1, 3)).unwrap_or(1)
@@ -162,6 +166,7 @@ impl World {
                 dies_at: None,
                 result: None,
                 again: false,
+                made: made_before.saturating_add(1),
                 spent,
                 unnoticed: false,
             };
@@ -277,8 +282,18 @@ impl World {
         Some((leaf, request))
     }
 
+    /// A result for an attempt, by somebody who has the token of another one.
+    pub(crate) fn forged(&mut self) -> Option<ReportRequest> {
+        let tokens: Vec<String> = self.sandboxes.keys().cloned().collect();
+        let (one, other) = (self.rng.pick(&tokens)?, self.rng.pick(&tokens)?);
+        let (one, other) = (self.sandboxes.get(one)?, self.sandboxes.get(other)?);
+        let mut request = one.request(Leaf::Result);
+        request.authorization = other.request(Leaf::Result).authorization;
+        (one.spec.token != other.spec.token).then_some(request)
+    }
+
     /// What the runner was answered; nothing when the answer was lost.
-    pub(crate) fn answered(&mut self, token: &str, leaf: Leaf, answer: Option<&Answer>) {
+    pub(crate) fn answered(&mut self, token: &str, made: u64, leaf: Leaf, answer: Option<&Answer>) {
         let lost = self.strikes(Fault::AnswerLost);
         // The process and the sandbox may go together.
         let dies = self.strikes(Fault::DeadSandbox) && answer.is_none();
@@ -287,7 +302,11 @@ impl World {
         let Some(sandbox) = self.sandboxes.get_mut(token) else {
             return;
         };
-        sandbox.in_flight = false;
+        // Of a runner that is gone only the answer counts.
+        let gone = sandbox.made != made;
+        if !gone {
+            sandbox.in_flight = false;
+        }
         let name = sandbox.key();
         let taken = answer
             .filter(|answer| leaf == Leaf::Result && answer.status == 200)
@@ -322,7 +341,7 @@ impl World {
         let Some(sandbox) = self.sandboxes.get_mut(token) else {
             return;
         };
-        if sandbox.stage == Stage::Gone {
+        if gone || sandbox.stage == Stage::Gone {
             return;
         }
         if dies {
