@@ -64,6 +64,8 @@ const SESSION: &str = "loopy-runner";
 const PATIENCE: Duration = Duration::from_secs(6);
 /// Between two looks at a sandbox in one call.
 const LOOK: Duration = Duration::from_millis(400);
+/// How soon a runner that was started is looked for; then each time later.
+const FIRST_LOOK: Duration = Duration::from_millis(25);
 /// When to look again at a sandbox that takes longer.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long a command that was sent may take to begin.
@@ -182,13 +184,13 @@ impl Daytona {
         Ok(url)
     }
 
-    /// Uploads the runner and has it started. True once it began.
+    /// Uploads the runner and has it started.
     async fn start_runner(
         &self,
         toolbox: &Toolbox<'_>,
         spec: &LaunchSpec,
         workdir: Option<&str>,
-    ) -> Result<bool, LaunchError> {
+    ) -> Result<(), LaunchError> {
         // A name of this call's own, so that two launches at a time do not
         // write over each other's files, or over a runner that runs.
         let mut nonce = [0; 8];
@@ -219,18 +221,7 @@ impl Daytona {
         toolbox
             .start_command(SESSION, &start_command(&nonce, workdir))
             .await
-            .map_err(toolbox_error)?;
-
-        let sent = Instant::now();
-        loop {
-            if toolbox.exists(&started()).await.map_err(toolbox_error)? {
-                return Ok(true);
-            }
-            if sent.elapsed() > BEGIN_WAIT {
-                return Ok(false);
-            }
-            sleep(LOOK).await;
-        }
+            .map_err(toolbox_error)
     }
 }
 
@@ -314,12 +305,26 @@ impl Sandboxes for Daytona {
             Image::Built(built) => built.workdir.as_deref(),
             Image::Default | Image::Snapshot(_) => None,
         };
-        if toolbox.exists(&started()).await.map_err(toolbox_error)?
-            || self.start_runner(&toolbox, spec, workdir).await?
-        {
-            Ok(Launch::Started)
-        } else {
-            Ok(Launch::Pending(LOOK_AGAIN))
+        if toolbox.exists(&started()).await.map_err(toolbox_error)? {
+            return Ok(Launch::Started);
+        }
+        self.start_runner(&toolbox, spec, workdir).await?;
+        let sent = Instant::now();
+        let mut look = FIRST_LOOK;
+        loop {
+            sleep(look).await;
+            if toolbox.exists(&started()).await.map_err(toolbox_error)? {
+                return Ok(Launch::Started);
+            }
+            // A runner can be done, and its sandbox gone, before anybody looks.
+            let found = account.rest.get(&spec.client_token).await?;
+            if found.is_none_or(|sandbox| sandbox.state.is_over()) {
+                return Ok(Launch::Started);
+            }
+            if sent.elapsed() > BEGIN_WAIT {
+                return Ok(Launch::Pending(LOOK_AGAIN));
+            }
+            look = (look * 2).min(LOOK);
         }
     }
 
