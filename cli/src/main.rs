@@ -18,6 +18,7 @@ mod fmt;
 mod graph;
 mod home;
 mod lsp;
+mod named_run;
 mod orders;
 mod output;
 mod place;
@@ -134,7 +135,7 @@ enum CommandError {
     Run(#[from] run::RunError),
     /// `loopy runs` broke off.
     #[error(transparent)]
-    Runs(#[from] runs::RunsError),
+    Runs(#[from] named_run::RunsError),
     /// `loopy events` broke off.
     #[error(transparent)]
     Events(#[from] events::EventsError),

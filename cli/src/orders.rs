@@ -5,10 +5,10 @@
 //! drives the project, it is taken when something does, and that is said.
 
 use crate::Outcome;
+use crate::named_run::{RunsError, found};
 use crate::output::{Format, Terminal};
 use crate::place::{Opened, Place, PlaceError};
 use crate::present;
-use crate::runs::{RunsError, found};
 use clap::Args;
 use loopy_contract::ids::RunId;
 use loopy_engine::message::{Again, Message};
@@ -95,41 +95,6 @@ pub(crate) struct Fork {
     latest: bool,
 }
 
-/// What was asked makes no sense.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OrderError {
-    /// A value for an input cannot be read.
-    #[error("{option}: {why}")]
-    Edit {
-        /// The option as given.
-        option: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The run has no such step.
-    #[error("run {run} has no step `{step}`; it has {}", .known.join(", "))]
-    NoStep {
-        /// The run.
-        run: RunId,
-        /// What was asked for.
-        step: String,
-        /// What there is.
-        known: Vec<String>,
-    },
-}
-
-impl OrderError {
-    /// What to do about it.
-    pub(crate) fn hint(&self) -> Option<String> {
-        match self {
-            Self::Edit { .. } => {
-                Some("as in --field event.name=Ada or --set plan.count=3".to_owned())
-            }
-            Self::NoStep { .. } => None,
-        }
-    }
-}
-
 impl Cancel {
     /// Asks, and tells what became of it.
     pub(crate) async fn give(&self, terminal: Terminal) -> Result<Outcome, RunsError> {
@@ -187,10 +152,10 @@ impl Fork {
         self.target.again(&opened, &run, again, terminal).await
     }
 
-    fn edits(&self, run: &Run) -> Result<Edits, OrderError> {
+    fn edits(&self, run: &Run) -> Result<Edits, RunsError> {
         let mut edits = Edits::default();
         for option in &self.fields {
-            let wrong = |why: &str| OrderError::Edit {
+            let wrong = |why: &str| RunsError::Edit {
                 option: format!("--field {option}"),
                 why: why.to_owned(),
             };
@@ -202,7 +167,7 @@ impl Fork {
             edits.event.insert(name.to_owned(), value);
         }
         for option in &self.outputs {
-            let wrong = |why: &str| OrderError::Edit {
+            let wrong = |why: &str| RunsError::Edit {
                 option: format!("--set {option}"),
                 why: why.to_owned(),
             };
@@ -228,11 +193,11 @@ impl Fork {
     }
 }
 
-fn known(run: &Run, step: &str) -> Result<(), OrderError> {
+fn known(run: &Run, step: &str) -> Result<(), RunsError> {
     if run.steps.contains_key(step) {
         return Ok(());
     }
-    Err(OrderError::NoStep {
+    Err(RunsError::NoStep {
         run: run.id.clone(),
         step: step.to_owned(),
         known: run.steps.keys().cloned().collect(),

@@ -3,16 +3,17 @@
 
 use crate::Outcome;
 use crate::deploy::runtime;
-use crate::orders::{self, OrderError};
+use crate::named_run::{RunsError, found};
+use crate::orders;
 use crate::output::{Format, Terminal};
-use crate::place::{Opened, Place, PlaceError};
+use crate::place::{Place, PlaceError};
 use crate::present;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use loopy_contract::ids::{EventId, RunId};
-use loopy_engine::ports::{PortError, RunFilter};
-use loopy_engine::run::{Run, RunStatus};
+use loopy_contract::ids::EventId;
+use loopy_engine::ports::RunFilter;
+use loopy_engine::run::RunStatus;
 use serde_json::{Value, json};
 
 /// Arguments of `loopy runs`.
@@ -82,37 +83,6 @@ struct Export {
     place: Place,
 }
 
-/// Why the command broke off.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RunsError {
-    /// There is no such run.
-    #[error("there is no run {0}")]
-    NoRun(RunId),
-    /// The state cannot be got at.
-    #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// What was asked of a run makes no sense.
-    #[error(transparent)]
-    Order(#[from] OrderError),
-}
-
-impl From<PortError> for RunsError {
-    fn from(error: PortError) -> Self {
-        Self::Place(error.into())
-    }
-}
-
-impl RunsError {
-    /// What to do about it.
-    pub(crate) fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoRun(_) => Some("`loopy runs list` shows the runs there are".to_owned()),
-            Self::Place(error) => error.hint(),
-            Self::Order(error) => error.hint(),
-        }
-    }
-}
-
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, RunsError> {
     let runtime = runtime().map_err(PlaceError::Start)?;
@@ -132,16 +102,6 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         terminal.data(&text).map_err(PlaceError::Stdout)?;
         Ok(Outcome::Fine)
     })
-}
-
-/// The run with this id.
-///
-/// # Errors
-/// [`RunsError::NoRun`] when there is none.
-pub(crate) async fn found(opened: &Opened, id: &str) -> Result<Run, RunsError> {
-    let id = RunId(id.to_owned());
-    let found = opened.run(&id).await?;
-    found.ok_or(RunsError::NoRun(id))
 }
 
 async fn listed(list: &List) -> Result<String, RunsError> {

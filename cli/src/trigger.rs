@@ -15,7 +15,7 @@ use loopy_engine::SubmitError;
 use loopy_engine::ports::PortError;
 use loopy_engine::record::{Decision, EventRecord};
 use loopy_engine::run::{Run, RunStatus};
-use loopy_local::db::DbError;
+use loopy_local::DbError;
 use loopy_local::{Cascade, FollowError, LocalHome, OpenError, State};
 use serde_json::{Map, Value, json};
 use std::io;

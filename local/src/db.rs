@@ -1,8 +1,9 @@
 //! The database file `.loopy/state.db`: one writer thread that commits in
 //! groups, and one connection for reads.
 
+use crate::db_error::{DbError, SCHEMA_VERSION};
 use crate::lock::ProjectLock;
-use crate::schema::{SCHEMA_VERSION, migrate, version};
+use crate::schema::{migrate, version};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -28,62 +29,6 @@ const LOG_PAGES: i64 = 8000;
 
 /// The writer's page cache, in KiB as SQLite counts it.
 const CACHE: i64 = -16_000;
-
-/// The database could not be opened, read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum DbError {
-    /// The state directory could not be made.
-    #[error("cannot create the state directory {path}: {why}")]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        why: std::io::Error,
-    },
-    /// There is no database where one was expected.
-    #[error("{0} does not exist: nothing has run in this project yet")]
-    Missing(PathBuf),
-    /// The file could not be opened as a database.
-    #[error("cannot open {path}: {why}")]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// What SQLite or the system said.
-        why: String,
-    },
-    /// A later version of Loopy wrote it.
-    #[error(
-        "{path} was written by a newer Loopy (state version {found}, this build knows \
-         {SCHEMA_VERSION}); use that version, or move the file away to start afresh"
-    )]
-    Newer {
-        /// Which.
-        path: PathBuf,
-        /// The version in the file.
-        found: i64,
-    },
-    /// A process of an older version drives the project, so the file cannot be
-    /// brought up.
-    #[error(
-        "{path} is in use by an older Loopy (state version {found}, this build writes \
-         {SCHEMA_VERSION}); stop that process first"
-    )]
-    Older {
-        /// Which.
-        path: PathBuf,
-        /// The version in the file.
-        found: i64,
-    },
-    /// A statement failed.
-    #[error("the state database refused: {0}")]
-    Sqlite(#[from] rusqlite::Error),
-    /// The commit of a group of writes failed; none of them happened.
-    #[error("the state database could not commit: {0}")]
-    Commit(String),
-    /// The writer is gone; only while the process ends.
-    #[error("the state database is closed")]
-    Closed,
-}
 
 /// One caller's work for the writer: run inside the transaction, told of the
 /// outcome once that is over.

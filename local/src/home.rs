@@ -2,7 +2,8 @@
 //! it, and serves until told to stop.
 
 use crate::clock::SystemClock;
-use crate::db::{Db, DbError, make_directory};
+use crate::db::{Db, make_directory};
+use crate::db_error::DbError;
 use crate::http;
 use crate::launches::Launches;
 use crate::lock::ProjectLock;

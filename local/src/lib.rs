@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod db;
+mod db_error;
 mod dead_letters;
 pub mod dotenv;
 mod home;
@@ -24,7 +25,9 @@ pub mod store;
 mod work;
 mod worker;
 
+pub use db_error::DbError;
 pub use home::{Handle, HomeOptions, LocalHome, OpenError};
+pub use lines::Claimed;
 pub use state::{Cascade, FollowError, State};
 
 /// The state directory's name inside a project.

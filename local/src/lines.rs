@@ -6,7 +6,6 @@
 //! queue, if there is room: its row says from the beginning that it is in hand,
 //! so nothing is written or read to claim it.
 
-use crate::queue::Claimed;
 use loopy_engine::message::QueueName;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -19,6 +18,34 @@ const ROOM: usize = 1024;
 /// With so many turns of steps waiting, no more runs are started: what has begun
 /// goes first, and what is in motion fits in memory.
 const MANY: usize = 128;
+
+/// A message that was in hand so often when the process ended is taken alone,
+/// so that those beside it do not share the blame.
+pub(crate) const SUSPECT: u32 = 2;
+
+/// A message in hand: nobody else gets it until it is released, or until the
+/// process that holds it has died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Names it in [`ack`](crate::queue::SqliteQueue::ack) and
+    /// [`release`](crate::queue::SqliteQueue::release).
+    pub id: i64,
+    /// Where it waited.
+    pub queue: QueueName,
+    /// As it was sent.
+    pub body: String,
+    /// How often it was received, this time included.
+    pub receives: u32,
+    /// How often the process ended while it was in hand.
+    pub crashes: u32,
+}
+
+impl Claimed {
+    /// Whether it has to be worked on alone, as a process ended over it before.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.crashes >= SUSPECT
+    }
+}
 
 /// One for each queue.
 pub(crate) struct Lines([Line; QueueName::ALL.len()]);

@@ -1,7 +1,8 @@
 //! Manifests and the files they name, kept for as long as the project's state:
 //! a run goes on with the manifest it began with, whatever the project says now.
 
-use crate::db::{Db, DbError};
+use crate::db::Db;
+use crate::db_error::DbError;
 use async_trait::async_trait;
 use loopy_contract::ids::{ManifestHash, sha256_hex};
 use loopy_contract::manifest::Manifest;

@@ -1,8 +1,7 @@
 //! Messages and timers on their way into the table: what a caller sends, and
 //! what the effects of a run send in the transaction that commits them.
 
-use crate::lines::Lines;
-use crate::queue::Claimed;
+use crate::lines::{Claimed, Lines};
 use jiff::Timestamp;
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::outgoing::{Outgoing, outgoing};

@@ -1,10 +1,11 @@
 //! The four queues, their dead letters and the timers: one table of messages,
 //! where a timer is a message with a key that becomes visible later.
 
-use crate::db::{Db, DbError};
+use crate::db::Db;
+use crate::db_error::DbError;
 pub use crate::dead_letters::DeadLetter;
 use crate::dead_letters::{self, Undeliverable};
-use crate::lines::{Line, Lines};
+use crate::lines::{Claimed, Line, Lines, SUSPECT};
 use crate::outbox::{Post, Posted, later};
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -15,10 +16,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
-
-/// A message that was in hand so often when the process ended is taken alone,
-/// so that those beside it do not share the blame.
-const SUSPECT: u32 = 2;
 
 /// A message that was in hand so often when the process ended is given up. More
 /// than the failures that are put up with: a process that is killed says nothing
@@ -36,22 +33,6 @@ pub struct SqliteQueue {
     lines: Arc<Lines>,
     /// Messages that were dealt with and are not removed yet.
     done: Arc<Mutex<Vec<i64>>>,
-}
-
-/// A message in hand: nobody else gets it until it is released, or until the
-/// process that holds it has died.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
-    /// Names it in [`SqliteQueue::ack`] and [`SqliteQueue::release`].
-    pub id: i64,
-    /// Where it waited.
-    pub queue: QueueName,
-    /// As it was sent.
-    pub body: String,
-    /// How often it was received, this time included.
-    pub receives: u32,
-    /// How often the process ended while it was in hand.
-    pub crashes: u32,
 }
 
 impl SqliteQueue {
@@ -389,13 +370,6 @@ fn claim(
     // RETURNING promises no order.
     claimed.sort_by_key(|(order, _)| *order);
     Ok(claimed.into_iter().map(|(_, message)| message).collect())
-}
-
-impl Claimed {
-    /// Whether it has to be worked on alone, as a process ended over it before.
-    pub(crate) fn is_suspect(&self) -> bool {
-        self.crashes >= SUSPECT
-    }
 }
 
 #[async_trait]

@@ -1,12 +1,9 @@
 //! The tables of the state, and how older ones are brought up to them.
 
-use crate::db::DbError;
+use crate::db_error::{DbError, SCHEMA_VERSION};
 use loopy_engine::run::{Run, RunSummary};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::Path;
-
-/// The schema this build reads and writes, kept in `user_version`.
-pub(crate) const SCHEMA_VERSION: i64 = 2;
 
 const RUNS: &str = "
 CREATE TABLE runs (

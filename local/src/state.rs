@@ -2,7 +2,8 @@
 //! cascade, and handing an event to the process that serves the project.
 
 use crate::clock::SystemClock;
-use crate::db::{Db, DbError, ReadDb};
+use crate::db::{Db, ReadDb};
+use crate::db_error::DbError;
 use crate::dead_letters::{self, DeadLetter};
 use crate::lock::ProjectLock;
 use crate::queue::SqliteQueue;

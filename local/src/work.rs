@@ -1,7 +1,7 @@
 //! Works on the queues: takes messages in hand, has the engine process them, and
 //! removes those that were dealt with, many at a time.
 
-use crate::queue::Claimed;
+use crate::lines::Claimed;
 use crate::worker::Worker;
 use jiff::Timestamp;
 use loopy_engine::ProcessError;

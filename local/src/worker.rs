@@ -2,7 +2,8 @@
 //! after what no message looks after. Idle it sleeps, but for a glance at the
 //! database a few times a second.
 
-use crate::db::{Db, DbError};
+use crate::db::Db;
+use crate::db_error::DbError;
 use crate::lock::ProjectLock;
 use crate::queue::SqliteQueue;
 use crate::store;

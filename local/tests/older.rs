@@ -10,7 +10,7 @@ use loopy_contract::ids::RunId;
 use loopy_contract::report::FailureClass;
 use loopy_engine::ports::RunFilter;
 use loopy_engine::run::{RUN_SCHEMA, StepState};
-use loopy_local::db::DbError;
+use loopy_local::DbError;
 use loopy_local::{LocalHome, State};
 use rusqlite::Connection;
 use std::path::Path;
