@@ -5,7 +5,7 @@
 mod common;
 
 use common::home::{follow, options};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::RunId;
 use loopy_contract::report::FailureClass;
 use loopy_engine::ports::RunFilter;
@@ -27,7 +27,8 @@ fn project() -> tempfile::TempDir {
     let state = project.path().join(".loopy");
     std::fs::create_dir(&state).unwrap();
     let minute = |at: Timestamp| at.to_string()[..WRITTEN.len()].to_owned();
-    let now = minute(Timestamp::now());
+    // The minute before this one: nothing of it lies ahead of what happens now.
+    let now = minute(Timestamp::now() - SignedDuration::from_mins(1));
     let moment = |minute: &str| format!("{minute}:00Z").parse::<Timestamp>().unwrap();
     let shift = moment(&now).as_second() - moment(WRITTEN).as_second();
     let database = Connection::open(state.join("state.db")).unwrap();
