@@ -3,17 +3,16 @@
 //! Each limit is a [`Gate`] in a document of its own; an attempt goes through
 //! them in the same order always, and gives back what it holds when it is over.
 
-use crate::condition;
 use crate::driver::Driver;
 use crate::gate::{Gate, Verdict, micro_usd};
+use crate::limits::{Kind, limits};
 use crate::message::Message;
 use crate::ports::{PortError, Ports};
 use crate::run::{Grant, Run};
 use crate::transition::{Admission, Command, LAUNCH_GRACE_SECONDS, Order, step_seconds, values};
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::{RunId, derive};
-use loopy_contract::manifest::{Harness, Manifest, Step, Strategy, Workflow};
+use loopy_contract::manifest::{Manifest, Strategy};
 use loopy_contract::report::{Failure, FailureClass};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,101 +28,6 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long a gate is kept that nobody uses.
 const KEEP: SignedDuration = SignedDuration::from_hours(24 * 100);
-
-/// One limit that an attempt has to get through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Limit {
-    /// Of its document.
-    key: String,
-    /// What there is in all.
-    capacity: u64,
-    /// What the attempt needs; all that is not spent, when absent.
-    amount: Option<u64>,
-    /// For people.
-    what: String,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Places(Strategy),
-    Dollars,
-}
-
-/// The limits that apply to an attempt of this step, in the order in which they
-/// are asked.
-fn limits(
-    manifest: &Manifest,
-    plan: &Workflow,
-    run: &Run,
-    name: &str,
-    at: Timestamp,
-) -> Vec<Limit> {
-    let Some(step) = plan.steps.get(name) else {
-        return Vec::new();
-    };
-    let mut found = Vec::new();
-    if let Some(concurrency) = &step.concurrency {
-        let seen = values(plan, run);
-        let value = concurrency.key.as_ref().map_or_else(String::new, |key| {
-            condition::field(&seen, &key.producer, &key.field).to_string()
-        });
-        let key = derive(&["slot", &run.workflow, name, &value], 32);
-        let of = concurrency.key.as_ref().map_or_else(String::new, |key| {
-            format!(" for {}.{} = {value}", key.producer, key.field)
-        });
-        found.push(Limit {
-            key: format!("slot/{key}"),
-            capacity: u64::from(concurrency.limit),
-            amount: Some(1),
-            what: format!("{} at a time{of}", concurrency.limit),
-            kind: Kind::Places(concurrency.strategy),
-        });
-    }
-    let Some(caps) = manifest.registry.limits.as_ref() else {
-        return found;
-    };
-    let amount = match step.budget.as_ref().and_then(|budget| budget.usd()) {
-        Some(usd) => Some(micro_usd(usd)),
-        // A script spends no dollars.
-        None if harness(manifest, step) == Some(Harness::Command) => return found,
-        None => None,
-    };
-    let run_cap = caps.workflows.get(&run.workflow).and_then(|cap| cap.spend);
-    let day_cap = caps.day.as_ref().and_then(|cap| cap.spend);
-    let day = day(at);
-    let dollars = [
-        (run_cap, format!("run/{}", run.id), "a run".to_owned()),
-        (
-            caps.cascade_spend,
-            format!("cascade/{}", run.event.cascade),
-            "a cascade".to_owned(),
-        ),
-        (day_cap, format!("day/{day}"), format!("the day {day}")),
-    ];
-    for (cap, key, what) in dollars {
-        if let Some(cap) = cap {
-            found.push(Limit {
-                key: format!("spend/{key}"),
-                capacity: micro_usd(cap.usd),
-                amount,
-                what: format!("${} for {what}", cap.usd),
-                kind: Kind::Dollars,
-            });
-        }
-    }
-    found
-}
-
-fn harness(manifest: &Manifest, step: &Step) -> Option<Harness> {
-    let agent = manifest.registry.agents.get(step.agent.as_ref()?)?;
-    Some(agent.harness)
-}
-
-/// The day in UTC, as `2026-11-21`.
-pub(crate) fn day(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::UTC).date().to_string()
-}
 
 /// What an attempt is called at the gates; see [`attempt_of`].
 fn name_of(run: &RunId, step: &str, attempt: u32) -> String {
@@ -149,7 +53,7 @@ impl Driver {
             return Ok(Admission::Granted(None));
         };
         let now = self.ports.clock.now();
-        let limits = limits(manifest, plan, run, step, now);
+        let limits = limits(manifest, plan, run, step, now, || values(plan, run));
         if limits.is_empty() {
             return Ok(Admission::Granted(None));
         }
@@ -289,7 +193,7 @@ impl Driver {
         if let Some(plan) = manifest.workflows.get(&run.workflow) {
             let now = self.ports.clock.now();
             for at in [now, now.checked_sub(DAY).unwrap_or(now)] {
-                let limits = limits(manifest, plan, run, step, at);
+                let limits = limits(manifest, plan, run, step, at, || values(plan, run));
                 keys.extend(limits.into_iter().map(|limit| limit.key));
             }
         }

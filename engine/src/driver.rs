@@ -197,7 +197,7 @@ impl Driver {
 
     /// Performs the effects that this cause left pending, in order, and
     /// remembers that it did.
-    async fn perform(
+    pub(crate) async fn perform(
         &self,
         manifest: &Arc<Manifest>,
         stored: &Stored,
@@ -242,7 +242,12 @@ impl Driver {
     ) -> Result<(), PortError> {
         match effect {
             Effect::Launch { step, attempt } => {
-                Box::pin(self.launch(manifest, run, step, *attempt)).await
+                // The timer is on its way before the sandbox is, and in no hurry:
+                // whoever waits for this acknowledges the turn only after both.
+                let timed = self.arm_first_look(manifest, run, step, *attempt);
+                let launched = Box::pin(self.launch(manifest, run, step, *attempt));
+                let (timed, launched) = tokio::join!(timed, launched);
+                timed.and(launched)
             }
             Effect::Release { step, attempt } => self.release(run, step, *attempt).await,
             other => {
@@ -263,6 +268,25 @@ impl Driver {
             Outgoing::Disarm { key } => ports.timers.disarm(&key).await,
             Outgoing::Publish { event } => self.publish(manifest, &event).await,
         }
+    }
+
+    async fn arm_first_look(
+        &self,
+        manifest: &Arc<Manifest>,
+        run: &Run,
+        step: &str,
+        attempt: u32,
+    ) -> Result<(), PortError> {
+        let now = self.ports.clock.now();
+        let look = transition::first_look(run, step, attempt, now);
+        for one in look
+            .and_then(|look| outgoing(run, &look, now))
+            .into_iter()
+            .flatten()
+        {
+            self.send(manifest, one).await?;
+        }
+        Ok(())
     }
 
     async fn launch(

@@ -10,6 +10,7 @@ pub mod conformance;
 mod driver;
 pub mod gate;
 mod handlers;
+mod limits;
 pub mod memory;
 pub mod message;
 pub mod outgoing;

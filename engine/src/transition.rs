@@ -18,10 +18,11 @@ mod record;
 
 pub use attempt::{
     DEFAULT_STEP_SECONDS, HEARTBEAT_LIMIT_SECONDS, LAUNCH_GRACE_SECONDS, MAX_LOST, QUEUE_LIMIT,
-    launch_token, step_seconds,
+    first_look, launch_token, step_seconds,
 };
 pub use begin::{Edits, again, begin};
 pub use flow::{MAX_ITEMS, WIDTH, values};
+pub use record::cause;
 
 use crate::run::{Effect, Grant, Pending, Question, Run};
 use jiff::Timestamp;
@@ -254,32 +255,40 @@ struct Scene<'a> {
     cause: String,
 }
 
-/// An input proves that the effect it came from was performed, and with it all
-/// before it that have the same cause, because effects are performed in order.
+/// An input proves that the effects it came from were performed, and with each
+/// all before it that have the same cause, because effects are performed in order.
 fn drop_performed(run: &mut Run, input: &Input) {
-    let proven = match input {
-        Input::Handoff { step, attempt, .. } => run.pending.iter().position(|pending| {
-            matches!(&pending.effect, Effect::Handoff { step: s, attempt: n, .. } if s == step && n == attempt)
-        }),
+    let (step, attempt, launched) = match input {
+        Input::Handoff { step, attempt, .. } => (step, *attempt, false),
         Input::LaunchFailed { step, attempt, .. } | Input::Result { step, attempt, .. } => {
-            run.pending.iter().position(|pending| {
-                matches!(&pending.effect, Effect::Launch { step: s, attempt: n } if s == step && n == attempt)
-            })
+            (step, *attempt, true)
         }
         Input::Start
         | Input::TimeLimit { .. }
         | Input::Lost { .. }
         | Input::Unanswered { .. }
-        | Input::Command(_) => None,
+        | Input::Command(_) => return,
     };
-    let Some(last) = proven else { return };
-    let Some(cause) = run.pending.get(last).map(|pending| pending.cause.clone()) else {
-        return;
+    let is_proven = |pending: &Pending| match &pending.effect {
+        Effect::Handoff {
+            step: s,
+            attempt: n,
+            ..
+        } => (s, *n) == (step, attempt),
+        Effect::Launch {
+            step: s,
+            attempt: n,
+        } => launched && (s, *n) == (step, attempt),
+        _ => false,
     };
-    let mut index = 0;
-    run.pending.retain(|pending| {
-        let performed = index <= last && pending.cause == cause;
-        index += 1;
-        !performed
-    });
+    while let Some(last) = run.pending.iter().position(is_proven)
+        && let Some(cause) = run.pending.get(last).map(|pending| pending.cause.clone())
+    {
+        let mut index = 0;
+        run.pending.retain(|pending| {
+            let performed = index <= last && pending.cause == cause;
+            index += 1;
+            !performed
+        });
+    }
 }

@@ -416,7 +416,7 @@ fn connect_reader(path: &Path) -> Result<Connection, DbError> {
 
 fn write_loop(mut connection: Connection, queue: &Receiver<Option<Box<dyn Job>>>, riders: &Riders) {
     let mut open = true;
-    let mut group = Vec::new();
+    let (mut jobs, mut group) = (Vec::new(), Vec::new());
     while open {
         let first = if lock(riders).is_empty() {
             queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -424,18 +424,21 @@ fn write_loop(mut connection: Connection, queue: &Receiver<Option<Box<dyn Job>>>
             queue.recv_timeout(RIDE)
         };
         match first {
-            Ok(Some(job)) => group.push(job),
+            Ok(Some(job)) => jobs.push(job),
             // The riders have come: they wait from now on.
             Ok(None) => continue,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => open = false,
         }
-        while group.len() < GROUP
+        while jobs.len() < GROUP
             && let Ok(job) = queue.try_recv()
         {
-            group.extend(job);
+            jobs.extend(job);
         }
+        // First, as none of them follows from a job that is still to be done,
+        // while a job may follow from one of them.
         group.append(&mut lock(riders));
+        group.append(&mut jobs);
         if group.is_empty() {
             continue;
         }

@@ -405,8 +405,19 @@ impl Timers for SqliteQueue {
         let what = || format!("arm timer {key}");
         let post = Post::arm(key.to_owned(), at, message);
         let post = post.map_err(|why| PortError::new(what(), why))?;
-        self.post(post)
+        let lines = Arc::clone(&self.lines);
+        let now = self.clock.now().as_millisecond();
+        let work =
+            move |connection: &Connection| Posted::write(&lines, connection, vec![post], now);
+        // In no hurry: it is for later.
+        self.db
+            .ride(work, |posted| {
+                if let Some(posted) = posted {
+                    posted.deliver();
+                }
+            })
             .await
+            .map(|_| ())
             .map_err(|why| PortError::new(what(), why))
     }
 

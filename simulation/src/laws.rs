@@ -9,7 +9,7 @@ use loopy_engine::gate::Gate;
 use loopy_engine::memory::MemoryStore;
 use loopy_engine::ports::Store;
 use loopy_engine::record::{Decision, EventFilter};
-use loopy_engine::run::{Attempt, Run, RunStatus, StepRun, StepState, Unit};
+use loopy_engine::run::{Attempt, HistoryLine, Run, RunStatus, StepRun, StepState, Unit};
 use loopy_engine::transition::MAX_LOST;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,9 +89,15 @@ fn follows(before: &Run, after: &Run) -> Result<(), String> {
             format!("{id}/{name} has lost attempts")
         })?;
         for (was, is) in old.attempts.iter().zip(&new.attempts) {
-            law(attempt_follows(was, is), || {
-                format!("{id}/{name}#{} was over and changed", was.number)
-            })?;
+            let delayed = |line: &HistoryLine| {
+                line.kind == "step_delayed"
+                    && line.step.as_deref() == Some(name)
+                    && line.attempt == Some(was.number)
+            };
+            law(
+                attempt_follows(was, is, news(before, after).iter().any(delayed)),
+                || format!("{id}/{name}#{} was over and changed", was.number),
+            )?;
             let begins = was.started_at.is_none() && is.started_at.is_some();
             let may = matches!(before.status, RunStatus::Running | RunStatus::Parked);
             law(!begins || may, || {
@@ -112,20 +118,26 @@ fn follows(before: &Run, after: &Run) -> Result<(), String> {
     Ok(())
 }
 
-fn attempt_follows(was: &Attempt, is: &Attempt) -> bool {
+/// The lines of history that this change wrote.
+fn news<'a>(before: &Run, after: &'a Run) -> &'a [HistoryLine] {
+    after
+        .history
+        .get(before.history.len()..)
+        .unwrap_or_default()
+}
+
+/// Its time is counted anew only where that is said.
+fn attempt_follows(was: &Attempt, is: &Attempt, delayed: bool) -> bool {
     let coordinates = |it: &Attempt| (it.number, it.iteration, it.item, it.queued_at);
     coordinates(was) == coordinates(is)
-        && (was.started_at.is_none() || was.started_at == is.started_at)
+        && (was.started_at.is_none() || delayed || was.started_at == is.started_at)
         && (was.ended_at.is_none() || was == is)
 }
 
 /// Each change has a line that says why.
 fn explained(before: &Run, after: &Run) -> Result<(), String> {
     let id = &after.id;
-    let news = after
-        .history
-        .get(before.history.len()..)
-        .unwrap_or_default();
+    let news = news(before, after);
     let says = |kind: &str, step: Option<&str>, attempt: Option<u32>| {
         news.iter().any(|line| {
             line.kind == kind

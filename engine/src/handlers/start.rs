@@ -2,9 +2,10 @@
 //! down what became of each event.
 
 use super::Engine;
-use crate::admission::{day, update};
+use crate::admission::update;
 use crate::condition::{self, Values};
 use crate::driver::Driver;
+use crate::limits::day;
 use crate::message::{Again, Message};
 use crate::ports::PortError;
 use crate::record::{Decision, EventOutcome, EventRecord};

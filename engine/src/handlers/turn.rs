@@ -4,7 +4,8 @@
 use super::Engine;
 use crate::message::Message;
 use crate::ports::PortError;
-use crate::transition::{Admission, Input};
+use crate::run::Run;
+use crate::transition::{self, Admission, Input};
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::RunId;
 use std::time::Duration;
@@ -41,7 +42,8 @@ impl Engine {
         let Some(mut known) = self.driver.recall(id).await? else {
             return Ok(Turn::Unknown);
         };
-        if !known.run.wants_turn(step, attempt) {
+        let fits = |run: &Run| run.wants_turn(step, attempt) || run.is_to_launch(step, attempt);
+        if !fits(&known.run) {
             // What this process knows may be old.
             match self.driver.load(id).await? {
                 Some(fresh) => known = fresh,
@@ -49,6 +51,14 @@ impl Engine {
             }
         }
         let manifest = self.ports.manifests.get(&known.run.manifest).await?;
+        let now = self.ports.clock.now();
+        if known.run.is_to_launch(step, attempt) && known.run.late_by(step, attempt, now).is_none()
+        {
+            // It began as it was handed off: there is nothing to commit.
+            let cause = transition::cause(step, attempt);
+            self.driver.perform(&manifest, &known, &cause).await?;
+            return Ok(Turn::Done);
+        }
         let asks = known.run.wants_turn(step, attempt);
         let admission = if asks {
             let run = &known.run;

@@ -1,10 +1,11 @@
 //! One attempt at a step: its turn, its result, its failure, and whether another
 //! one follows.
 
-use super::record::{attempt_mut, index_of, set_state, set_unit};
+use super::record::{attempt_mut, cause, index_of, set_state, set_unit};
 use super::{Admission, Scene, values};
 use crate::condition;
-use crate::run::{Effect, Grant, Run, RunStatus, SandboxRef, StepState, Unit};
+use crate::limits::limits;
+use crate::run::{Effect, Grant, Pending, Run, RunStatus, SandboxRef, StepState, Unit};
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::{RunId, derive};
 use loopy_contract::manifest::{Contract, Retry, Step};
@@ -29,6 +30,9 @@ const CHECK: SignedDuration = SignedDuration::from_mins(5);
 
 /// How often a step without `retry` is tried again when its sandbox vanishes.
 pub const MAX_LOST: u32 = 2;
+
+/// How long after the hand-off a turn counts as late.
+const LATE: SignedDuration = SignedDuration::from_mins(1);
 
 /// How long a timer that came early is left alone at least.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
@@ -73,12 +77,12 @@ impl Scene<'_> {
         // While a run is paused its turns lapse; they are given anew when it
         // goes on.
         if !run.wants_turn(step, attempt) {
-            return false;
+            return self.count_anew(run, step, attempt);
         }
         let Some(index) = index_of(run, step, attempt) else {
             return false;
         };
-        if self.now.duration_since(run.created_at) > RUN_LIMIT {
+        if self.is_too_old(run) {
             let failure = timeout(format!(
                 "the run is older than {} days and begins nothing new",
                 RUN_LIMIT.as_hours() / 24
@@ -102,9 +106,49 @@ impl Scene<'_> {
         true
     }
 
-    fn start(&self, run: &mut Run, step: &str, attempt: u32, index: usize, grant: Option<Grant>) {
+    /// Whether an attempt at this step has to be asked for when its turn comes.
+    pub(super) fn is_limited(&self, run: &Run, step: &str) -> bool {
+        let seen = || values(self.plan, run);
+        self.is_too_old(run)
+            || !limits(self.manifest, self.plan, run, step, self.now, seen).is_empty()
+    }
+
+    fn is_too_old(&self, run: &Run) -> bool {
+        self.now.duration_since(run.created_at) > RUN_LIMIT
+    }
+
+    /// An attempt that began as it was handed off has its turn late: its time
+    /// counts from now. Until its turn nobody looks at its limit.
+    fn count_anew(&self, run: &mut Run, step: &str, attempt: u32) -> bool {
+        let Some(late) = run.late_by(step, attempt, self.now) else {
+            return false;
+        };
+        let limit = self.limit_of(step);
+        if let Some(record) = attempt_mut(run, step, attempt) {
+            record.started_at = Some(self.now);
+            record.limit_at = Some(limit);
+        }
+        let text = format!("its turn came {} s late", late.as_secs());
+        self.note_attempt(run, "step_delayed", step, attempt, text);
+        true
+    }
+
+    fn limit_of(&self, step: &str) -> Timestamp {
         let seconds = step_seconds(self.plan.steps.get(step));
-        let limit = self.after(seconds.saturating_add(LAUNCH_GRACE_SECONDS));
+        self.after(seconds.saturating_add(LAUNCH_GRACE_SECONDS))
+    }
+
+    /// An attempt begins: its turn launches it.
+    pub(super) fn start(
+        &self,
+        run: &mut Run,
+        step: &str,
+        attempt: u32,
+        index: usize,
+        grant: Option<Grant>,
+    ) {
+        let seconds = step_seconds(self.plan.steps.get(step));
+        let limit = self.limit_of(step);
         let sandbox = self.sandbox_of(run, step, attempt);
         let reserved = grant.as_ref().map_or(0, |grant| grant.micro_usd);
         let mut text = format!("limit {seconds} s");
@@ -119,22 +163,15 @@ impl Scene<'_> {
         }
         set_unit(run, step, index, Unit::Running { attempt });
         self.note_attempt(run, "step_started", step, attempt, text);
-        self.push(
-            run,
-            Effect::ArmTimeLimit {
-                step: step.to_owned(),
-                attempt,
-                check: 0,
-                at: self.next_check(limit),
-            },
-        );
-        self.push(
-            run,
-            Effect::Launch {
+        // Under its own cause, whatever made it begin: it is its turn that
+        // performs this.
+        run.pending.push(Pending {
+            cause: cause(step, attempt),
+            effect: Effect::Launch {
                 step: step.to_owned(),
                 attempt,
             },
-        );
+        });
     }
 
     fn throttle(
@@ -349,7 +386,7 @@ impl Scene<'_> {
                 step: step.to_owned(),
                 attempt,
                 check,
-                at: self.next_check(limit),
+                at: next_check(self.now, limit),
             },
         );
         true
@@ -487,21 +524,54 @@ impl Scene<'_> {
             .unwrap_or(Timestamp::MAX)
     }
 
-    fn next_check(&self, limit: Timestamp) -> Timestamp {
-        let check = self.now.checked_add(CHECK).unwrap_or(Timestamp::MAX);
-        self.not_at_once(check.min(limit))
-    }
-
     /// When a timer that came early is armed for. What fires timers may have a
     /// clock that is ahead of this one: for the very moment they would fire again
     /// and again until this clock has come so far.
     pub(super) fn not_at_once(&self, at: Timestamp) -> Timestamp {
-        let least = self.now.checked_add(AGAIN).unwrap_or(Timestamp::MAX);
-        at.max(least)
+        not_at_once(at, self.now)
     }
 }
 
+/// What a launch has armed: the first look at the attempt's time limit. Nothing
+/// once somebody has looked.
+pub fn first_look(run: &Run, step: &str, attempt: u32, now: Timestamp) -> Option<Effect> {
+    let record = run.attempt(step, attempt)?;
+    let at = next_check(now, record.limit_at?);
+    (record.checks == 0).then(|| Effect::ArmTimeLimit {
+        step: step.to_owned(),
+        attempt,
+        check: 0,
+        at,
+    })
+}
+
+fn next_check(now: Timestamp, limit: Timestamp) -> Timestamp {
+    let check = now.checked_add(CHECK).unwrap_or(Timestamp::MAX);
+    not_at_once(check.min(limit), now)
+}
+
+fn not_at_once(at: Timestamp, now: Timestamp) -> Timestamp {
+    at.max(now.checked_add(AGAIN).unwrap_or(Timestamp::MAX))
+}
+
 impl Run {
+    /// Whether this attempt's turn has only to launch it.
+    pub fn is_to_launch(&self, step: &str, attempt: u32) -> bool {
+        self.under_way(step, attempt)
+            && self.pending.iter().any(|pending| {
+                matches!(&pending.effect, Effect::Launch { step: s, attempt: n } if s == step && *n == attempt)
+            })
+    }
+
+    /// How late the turn of an attempt is that began as it was handed off, if it
+    /// is late.
+    pub fn late_by(&self, step: &str, attempt: u32, now: Timestamp) -> Option<SignedDuration> {
+        let record = self.attempt(step, attempt)?;
+        let late = now.duration_since(record.started_at?);
+        // Once its limit was looked at, it has had its turn.
+        (record.checks == 0 && late > LATE && self.is_to_launch(step, attempt)).then_some(late)
+    }
+
     /// Whether this attempt waits for its turn, and the run would let it begin.
     pub fn wants_turn(&self, step: &str, attempt: u32) -> bool {
         matches!(self.status, RunStatus::Running | RunStatus::Parked)

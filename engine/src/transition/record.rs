@@ -15,7 +15,7 @@ const KEEP_EFFECTS: SignedDuration = SignedDuration::from_hours(24);
 const MANY_EFFECTS: usize = 16;
 
 /// What the effects of an attempt's inputs are filed under.
-pub(super) fn cause(step: &str, attempt: u32) -> String {
+pub fn cause(step: &str, attempt: u32) -> String {
     format!("{step}/{attempt}")
 }
 
@@ -81,7 +81,8 @@ impl Scene<'_> {
     }
 
     /// Hands a unit off: gives it an attempt of its own. `at` is when it may
-    /// begin, if not now.
+    /// begin, if not now. What no limit holds back begins with this very change,
+    /// so that its turn has nothing to commit before the launch.
     pub(super) fn queue(
         &self,
         run: &mut Run,
@@ -127,6 +128,9 @@ impl Scene<'_> {
                 at,
             },
         );
+        if at.is_none() && !self.is_limited(run, name) {
+            self.start(run, name, number, index, None);
+        }
         number
     }
 }

@@ -36,6 +36,9 @@ const ALONE: usize = 1_000;
 /// Events handed in all at once.
 const BURST: usize = 10_000;
 
+/// Set for the process that measures nothing but that.
+const BURST_ONLY: &str = "LOOPY_BENCH_BURST_ONLY";
+
 /// What part of it all is done in a run that is told to be short.
 const SHORT: usize = 20;
 
@@ -57,35 +60,43 @@ pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
     let short = std::env::var_os("LOOPY_BENCH_SHORT").is_some();
     let share = if short { SHORT } else { 1 };
     let folder = tempfile::tempdir_in(&workspace.target).map_err(Error::file(&workspace.target))?;
-    let raw = raw::measure(folder.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|why| failed("start a runtime", why))?;
-    let (rows, burst) = runtime.block_on(async {
-        // First, so that its memory is its own.
-        let serving = Arc::new(Serving::start(&folder.path().join("burst")).await?);
-        let burst = burst(&serving, share).await?;
-        serving.stop().await?;
+    if std::env::var_os(BURST_ONLY).is_some() {
+        let rows = runtime.block_on(async {
+            let serving = Arc::new(Serving::start(folder.path()).await?);
+            let rows = burst(&serving, share).await?;
+            serving.stop().await?;
+            Ok::<_, Error>(rows)
+        })?;
+        let title = format!(
+            "{} events handed in at once, runs of {STEPS} steps",
+            BURST / share
+        );
+        print_table(&title, &["what", "figure", ""], &rows);
+        return Ok(());
+    }
+    let raw = raw::measure(folder.path())?;
+    let rows = runtime.block_on(async {
         let serving = Arc::new(Serving::start(&folder.path().join("many")).await?);
         let rows = measure(&serving, &raw, share).await?;
         serving.stop().await?;
-        Ok::<_, Error>((rows, burst))
+        Ok::<_, Error>(rows)
     })?;
     print_table(
         "durable steps on one machine, each transition synced before its effects",
         &["what", "figure", "of the limit"],
         &rows,
     );
-    print_table(
-        &format!(
-            "{} events handed in at once, runs of {STEPS} steps",
-            BURST / share
-        ),
-        &["what", "figure", ""],
-        &burst,
-    );
-    Ok(())
+    // In a process of its own, so that its memory is its own.
+    let own = std::env::current_exe().map_err(|why| failed("find this program", why))?;
+    process::run(
+        std::process::Command::new(own)
+            .args(["bench", "durable"])
+            .env(BURST_ONLY, "1"),
+    )
 }
 
 /// Why a part could not be measured.
