@@ -250,17 +250,17 @@ impl SqliteQueue {
         Ok(())
     }
 
-    /// Whether the queues hold a message with one of these bodies, in hand or
-    /// not.
-    pub(crate) async fn holds(&self, bodies: [String; 2]) -> Result<bool, PortError> {
+    /// All messages of a queue, in hand or not.
+    pub(crate) async fn bodies(&self, queue: QueueName) -> Result<Vec<String>, PortError> {
         self.db
             .read(move |connection| {
                 connection
-                    .prepare_cached("SELECT 1 FROM messages WHERE body IN (?1, ?2)")?
-                    .exists(bodies)
+                    .prepare_cached("SELECT body FROM messages WHERE queue = ?1")?
+                    .query_map([queue.name()], |row| row.get(0))?
+                    .collect()
             })
             .await
-            .map_err(|why| PortError::new("look for a message", why))
+            .map_err(|why| PortError::new(format!("look through {queue}"), why))
     }
 
     /// When the queue's next message becomes due; `None` when none waits.

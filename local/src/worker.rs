@@ -10,7 +10,7 @@ use crate::store;
 use loopy_contract::ids::RunId;
 use loopy_contract::manifest::Manifest;
 use loopy_contract::report::AttemptPath;
-use loopy_engine::message::Message;
+use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{Clock, PortError, SandboxState, Sandboxes, Store};
 use loopy_engine::run::{Run, SandboxRef, StepState, Unit};
 use loopy_engine::{Answer, Engine, ReportRequest, WebhookRequest};
@@ -141,51 +141,60 @@ impl Worker {
         gone: &mut BTreeSet<(RunId, String, u32)>,
     ) -> Result<(), PortError> {
         let before = std::mem::take(gone);
+        let mut lost = Vec::new();
         let mut last = None;
         loop {
             let (runs, next) = store::open_runs(&(&self.db).into(), last).await?;
-            if next.is_none() {
-                return Ok(());
-            }
-            last = next;
             for run in &runs {
                 for (step, attempt, sandbox) in at_work(run) {
                     if self.sandboxes.state(sandbox).await? == SandboxState::Alive {
                         continue;
                     }
                     let key = (run.id.clone(), step.to_owned(), attempt);
-                    if !before.contains(&key) {
+                    if before.contains(&key) {
+                        lost.push((key, sandbox.clone()));
+                    } else {
                         gone.insert(key);
-                    } else if !self.is_to_launch(run, step, attempt).await? {
-                        self.lost(&run.id, step, attempt).await?;
                     }
                 }
             }
+            if next.is_none() {
+                break;
+            }
+            last = next;
         }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        // Those whose turn is still to come were not launched: they stand in the
+        // run before that.
+        let turns = self.turns().await?;
+        for (key, sandbox) in lost {
+            if turns.contains(&key) {
+                gone.insert(key);
+            // Its turn may have come since it was looked for.
+            } else if self.sandboxes.state(&sandbox).await? != SandboxState::Alive {
+                let (run, step, attempt) = &key;
+                self.lost(run, step, *attempt).await?;
+            }
+        }
+        Ok(())
     }
 
-    /// Whether a message will launch the attempt's sandbox: it stands in the run
-    /// before that.
-    async fn is_to_launch(&self, run: &Run, step: &str, attempt: u32) -> Result<bool, PortError> {
-        let id = || run.id.clone();
-        let step = || step.to_owned();
-        let messages = [
-            Message::Handoff {
-                run: id(),
-                step: step(),
-                attempt,
-            },
-            Message::Wake {
-                run: id(),
-                step: step(),
-                attempt,
-            },
-        ];
-        let [handoff, wake] = messages.map(|message| {
-            serde_json::to_string(&message)
-                .map_err(|why| PortError::new("look for a hand-off", why))
+    /// The attempts whose turn is in the queue, in hand or not.
+    async fn turns(&self) -> Result<BTreeSet<(RunId, String, u32)>, PortError> {
+        let mut bodies = self.queue.bodies(QueueName::Steps).await?;
+        bodies.append(&mut self.queue.bodies(QueueName::Watch).await?);
+        let messages = bodies
+            .iter()
+            .filter_map(|body| serde_json::from_str::<Message>(body).ok());
+        let turns = messages.filter_map(|message| match message {
+            Message::Handoff { run, step, attempt } | Message::Wake { run, step, attempt } => {
+                Some((run, step, attempt))
+            }
+            _ => None,
         });
-        self.queue.holds([handoff?, wake?]).await
+        Ok(turns.collect())
     }
 
     async fn lost(&self, run: &RunId, step: &str, attempt: u32) -> Result<(), PortError> {

@@ -30,7 +30,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::sync::oneshot;
@@ -57,6 +57,8 @@ pub struct StandInOptions {
     pub start_delay: Duration,
     /// Base images whose build fails.
     pub unbuildable: BTreeSet<String>,
+    /// Bodies of recorded requests that are longer are not kept, in bytes.
+    pub longest_kept: usize,
 }
 
 impl Default for StandInOptions {
@@ -67,6 +69,7 @@ impl Default for StandInOptions {
             env: BTreeMap::from([("PATH".to_owned(), path.to_owned())]),
             start_delay: Duration::from_millis(300),
             unbuildable: BTreeSet::new(),
+            longest_kept: MAX_BODY,
         }
     }
 }
@@ -74,13 +77,15 @@ impl Default for StandInOptions {
 /// A request that came, refused ones included.
 #[derive(Clone, Debug)]
 pub struct Recorded {
+    /// When it came.
+    pub at: SystemTime,
     /// `POST`.
     pub method: String,
     /// `/api/sandbox`, `/toolbox/<id>/files/upload-v2`.
     pub path: String,
     /// The query, decoded.
     pub query: BTreeMap<String, String>,
-    /// The body's bytes.
+    /// The body's bytes; none of what is longer than the options keep.
     pub body: Bytes,
     /// What it was answered with.
     pub status: u16,
@@ -521,6 +526,7 @@ async fn gate(
     request: Request,
     next: Next,
 ) -> Response {
+    let at = SystemTime::now();
     let (parts, body) = request.into_parts();
     let body = match axum::body::to_bytes(body, MAX_BODY).await {
         Ok(bytes) => bytes,
@@ -547,7 +553,13 @@ async fn gate(
                 .await
         }
     };
+    let body = if body.len() > server.options.longest_kept {
+        Bytes::new()
+    } else {
+        body
+    };
     server.inside().requests.push(Recorded {
+        at,
         method: method.to_string(),
         path,
         query,

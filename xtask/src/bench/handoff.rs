@@ -14,11 +14,13 @@ use crate::process;
 use crate::tools;
 use crate::workspace::Workspace;
 use jiff::Timestamp;
+use loopy_contract::ids::RunId;
+use loopy_engine::transition::launch_token;
 use serde_json::{Value, json};
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const STEPS: usize = 20;
@@ -44,32 +46,26 @@ pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
     let local = folder.path().join("local");
     write_project(&local, "local", &[CHAIN])?;
     let mut rows = Vec::new();
-    rows.extend(rows_of(
-        "SQLite",
-        &on_this_machine(&loopy, &local)?,
-        ("4 KiB appended and synced", append_time(folder.path())?),
-        ("sh with the script", script_time(folder.path())?),
-    ));
+    let times = on_this_machine(&loopy, &local)?;
+    let script = ("sh with the script", script_time(folder.path())?);
+    // `bench durable` has the hand-off of this home, without sandboxes.
+    rows.push(row_of("SQLite", "whole step", &times.steps, script));
 
     let emulator = Emulator::start(workspace, &tools)?;
     let deployed = folder.path().join("deployed");
     write_project(&deployed, "daytona", &[CHAIN])?;
-    let stand_in = StandIn::start(workspace)?;
+    let mut stand_in = StandIn::start(workspace)?;
     let stack = Stack {
         loopy: &loopy,
         emulator: &emulator,
     };
     let webhooks = stack.deploy(&deployed, &functions, &stand_in)?;
     let webhook = webhook(&webhooks, &CHAIN)?;
-    let times = stack.runs(&webhook)?;
-    let queue = queue_time(&emulator)?;
-    let function = function_time(&emulator)?;
-    rows.extend(rows_of(
-        "emulator",
-        &times,
-        ("SQS, sent and received", queue),
-        ("warm invocation of `step`", function),
-    ));
+    let times = stack.runs(&webhook, &mut stand_in)?;
+    let queue = ("SQS, sent and received", queue_time(&emulator)?);
+    let function = ("warm invocation of `step`", function_time(&emulator)?);
+    rows.push(row_of("emulator", "hand-off", &times.handoffs, queue));
+    rows.push(row_of("emulator", "whole step", &times.steps, function));
     print_table(
         &format!("hand-offs, {RUNS} runs of {STEPS} `command` steps that do nothing"),
         &[
@@ -89,15 +85,16 @@ pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
 /// What is measured of each step but the first.
 #[derive(Default)]
 struct Times {
-    /// From the success of the step before it to its start.
+    /// From the success of the step before it to its sandbox being asked for.
     handoffs: Vec<Duration>,
     /// From the success of the step before it to its own.
     steps: Vec<Duration>,
 }
 
 impl Times {
-    /// Adds those of one run.
-    fn read(&mut self, run: &Value) -> Result<(), Error> {
+    /// Adds those of one run. `asked` says when its sandboxes were asked for, by
+    /// client token.
+    fn read(&mut self, run: &Value, asked: &BTreeMap<String, Timestamp>) -> Result<(), Error> {
         let unreadable = |problem: String| Error::Answer {
             command: "loopy".to_owned(),
             problem: format!("{problem}, in {run}"),
@@ -123,35 +120,33 @@ impl Times {
                 Duration::try_from(after.duration_since(before))
                     .map_err(|error| unreadable(error.to_string()))
             };
-            self.handoffs.push(since(at("step_started", step)?)?);
+            at("step_started", step)?;
+            let id = RunId(run["id"].as_str().unwrap_or_default().to_owned());
+            if let Some(asked) = asked.get(&launch_token(&id, &step_name(step), 1)) {
+                self.handoffs.push(since(*asked)?);
+            }
             self.steps.push(since(at("step_succeeded", step)?)?);
         }
         Ok(())
     }
 }
 
-fn rows_of(
+fn row_of(
     home: &str,
-    times: &Times,
-    handoff_peer: (&str, Duration),
-    step_peer: (&str, Duration),
-) -> [Vec<String>; 2] {
-    [
-        ("hand-off", &times.handoffs, handoff_peer),
-        ("whole step", &times.steps, step_peer),
+    what: &str,
+    samples: &[Duration],
+    (peer, peer_time): (&str, Duration),
+) -> Vec<String> {
+    let time = median(samples.to_vec());
+    vec![
+        home.to_owned(),
+        what.to_owned(),
+        ms(time),
+        ms(percentile(samples.to_vec(), 95)),
+        peer.to_owned(),
+        ms(peer_time),
+        format!("{:.1}", time.as_secs_f64() / peer_time.as_secs_f64()),
     ]
-    .map(|(what, samples, (peer, peer_time))| {
-        let time = median(samples.clone());
-        vec![
-            home.to_owned(),
-            what.to_owned(),
-            ms(time),
-            ms(percentile(samples.clone(), 95)),
-            peer.to_owned(),
-            ms(peer_time),
-            format!("{:.1}", time.as_secs_f64() / peer_time.as_secs_f64()),
-        ]
-    })
 }
 
 fn step_name(step: usize) -> String {
@@ -215,7 +210,7 @@ fn on_this_machine(loopy: &Path, project: &Path) -> Result<Times, Error> {
             "--json",
         ]);
         let answer = answer(&mut trigger)?;
-        times.read(&answer["runs"][0])?;
+        times.read(&answer["runs"][0], &BTreeMap::new())?;
     }
     Ok(times)
 }
@@ -239,22 +234,6 @@ pub(super) fn answer(command: &mut Command) -> Result<Value, Error> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The least that a commit costs which outlives a power failure.
-fn append_time(folder: &Path) -> Result<Duration, Error> {
-    let path = folder.join("appended");
-    let mut file = File::create(&path).map_err(Error::file(&path))?;
-    let page = [7; 4096];
-    let mut samples = Vec::new();
-    for _ in 0..PEER_SAMPLES {
-        let begin = Instant::now();
-        file.write_all(&page)
-            .and_then(|()| file.sync_data())
-            .map_err(Error::file(&path))?;
-        samples.push(begin.elapsed());
-    }
-    Ok(median(samples))
-}
-
 /// The script alone, in a shell.
 fn script_time(folder: &Path) -> Result<Duration, Error> {
     let mut samples = Vec::new();
@@ -273,6 +252,7 @@ fn script_time(folder: &Path) -> Result<Duration, Error> {
 /// The stand-in for Daytona; ends when dropped, or when this process does.
 pub(super) struct StandIn {
     child: Child,
+    stdout: BufReader<ChildStdout>,
     url: String,
     key: String,
 }
@@ -296,17 +276,16 @@ impl StandIn {
         let mut child = command
             .spawn()
             .map_err(|source| process::start(&command, source))?;
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout)
-                .read_line(&mut line)
-                .map_err(|source| process::start(&command, source))?;
-        }
+        let Some(stdout) = child.stdout.take() else {
+            return Err(silent("the stand-in has no output"));
+        };
         let mut stand_in = Self {
             child,
+            stdout: BufReader::new(stdout),
             url: String::new(),
             key: String::new(),
         };
+        let line = stand_in.line()?;
         let said: Value = serde_json::from_str(&line)?;
         for (member, value) in [("url", &mut stand_in.url), ("key", &mut stand_in.key)] {
             said[member]
@@ -318,6 +297,33 @@ impl StandIn {
                 .clone_into(value);
         }
         Ok(stand_in)
+    }
+
+    /// When it was asked for which sandbox.
+    fn asked(&mut self) -> Result<BTreeMap<String, Timestamp>, Error> {
+        let stdin = self.child.stdin.as_mut();
+        let stdin = stdin.ok_or_else(|| silent("the stand-in takes no questions"))?;
+        writeln!(stdin, "asked").map_err(|why| silent(&why.to_string()))?;
+        let asked: BTreeMap<String, f64> = serde_json::from_str(&self.line()?)?;
+        let moments = asked.into_iter().map(|(name, millis)| {
+            let at = Timestamp::from_microsecond((millis * 1e3) as i64);
+            Ok((name, at.map_err(|why| silent(&why.to_string()))?))
+        });
+        moments.collect()
+    }
+
+    fn line(&mut self) -> Result<String, Error> {
+        let mut line = String::new();
+        let read = self.stdout.read_line(&mut line);
+        read.map_err(|why| silent(&why.to_string()))?;
+        Ok(line)
+    }
+}
+
+fn silent(problem: &str) -> Error {
+    Error::Answer {
+        command: "the stand-in for Daytona".to_owned(),
+        problem: problem.to_owned(),
     }
 }
 
@@ -374,12 +380,13 @@ impl Stack<'_> {
     }
 
     /// The runs, one after the other.
-    fn runs(&self, webhook: &str) -> Result<Times, Error> {
+    fn runs(&self, webhook: &str, stand_in: &mut StandIn) -> Result<Times, Error> {
         let mut times = Times::default();
         for n in 0..RUNS {
             send(webhook, n)?;
             let id = self.until_over(n + 1)?;
-            times.read(&answer(&mut self.loopy(&["runs", "show", &id]))?)?;
+            let run = answer(&mut self.loopy(&["runs", "show", &id]))?;
+            times.read(&run, &stand_in.asked()?)?;
         }
         Ok(times)
     }
@@ -514,7 +521,16 @@ mod tests {
     #[test]
     fn times_are_taken_from_the_success_of_the_step_before() {
         let mut times = Times::default();
-        times.read(&json!({ "history": history() })).unwrap();
+        let asked = (0..STEPS)
+            .map(|step| {
+                let token = launch_token(&RunId("r".to_owned()), &step_name(step), 1);
+                let at = format!("2026-01-01T00:00:00.{:03}Z", 12 * step);
+                (token, at.parse().unwrap())
+            })
+            .collect();
+        times
+            .read(&json!({ "id": "r", "history": history() }), &asked)
+            .unwrap();
         let all = |millis| vec![Duration::from_millis(millis); STEPS - 1];
         assert_eq!(times.handoffs, all(2));
         assert_eq!(times.steps, all(12));
@@ -528,7 +544,7 @@ mod tests {
         unfinished.pop();
         for history in [twice, unfinished] {
             let run = json!({ "history": history });
-            assert!(Times::default().read(&run).is_err());
+            assert!(Times::default().read(&run, &BTreeMap::new()).is_err());
         }
     }
 }
