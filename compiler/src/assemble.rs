@@ -86,6 +86,7 @@ fn registry(draft: RegistryDraft) -> Registry {
             .map(|(name, entry)| (name, entry.body.contract))
             .collect(),
         limits: draft.limits,
+        prices: draft.prices,
     }
 }
 

@@ -100,6 +100,7 @@ codes! {
     E214 Error "a sandbox has no provider",
     E215 Error "a name lies in a namespace of built-in events",
     E216 Error "a sandbox's provider is not known",
+    E217 Error "a price is malformed",
     E301 Error "a template tag is malformed",
     E302 Error "the trigger's event has no such field",
     E303 Error "a schedule's tick has no such field",

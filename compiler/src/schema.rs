@@ -33,6 +33,10 @@ pub fn registry() -> Value {
             named("^[^a-z0-9]", fields()),
         )),
         "limits" => Some(about("Caps on what the project may use.", limits())),
+        "prices" => Some(about(
+            "What models cost, by the model's id; counts before Loopy's own table.",
+            named("", price()),
+        )),
         "warnings" => Some(about(
             "Warnings that the project does not want to hear.",
             map(&warnings(), |_| {
@@ -257,6 +261,24 @@ fn repo() -> Value {
         })
     });
     required(&["url"], keys)
+}
+
+fn price() -> Value {
+    required(
+        &["input", "output"],
+        map(&registry::PRICE_KEYS, |key| {
+            Some(match key {
+                "input" => amount("Dollars for a million tokens read."),
+                "cached" => amount("Dollars for a million tokens read from a cache."),
+                "output" => amount("Dollars for a million tokens written."),
+                _ => return None,
+            })
+        }),
+    )
+}
+
+fn amount(words: &str) -> Value {
+    about(words, json!({"type": "number", "minimum": 0}))
 }
 
 fn limits() -> Value {

@@ -7,6 +7,7 @@ pub mod expression;
 pub mod failure;
 pub mod ids;
 pub mod manifest;
+pub mod price;
 pub mod report;
 pub mod schema;
 mod sorted;

@@ -5,6 +5,7 @@
 use crate::expression::Condition;
 use crate::failure::FailureClass;
 use crate::ids::{Hasher, ManifestHash};
+use crate::price::Price;
 use crate::sorted::{Sorted, SortedEntries};
 use schemars::JsonSchema;
 use serde::ser::SerializeMap;
@@ -181,6 +182,9 @@ pub struct Registry {
     /// Caps on dollars and runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// What models cost, by the model's id; counts before Loopy's own table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prices: BTreeMap<String, Price>,
 }
 
 /// Where an agent works.

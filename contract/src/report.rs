@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `GET /v1/runs/{run}/steps/{step}/attempts/{n}/envelope` | [`Envelope`] |
 //! | `POST …/heartbeat` with [`Heartbeat`] | [`HeartbeatReply`] |
+//! | `POST …/transcript` with [`TranscriptPart`] | [`TranscriptReply`] |
 //! | `POST …/result` with [`StepResult`] | [`ResultReply`] |
 //!
 //! Errors are JSON [`Refusal`]s: 401 for a wrong token, 404 for an unknown run,
@@ -17,6 +18,7 @@
 pub use crate::failure::FailureClass;
 
 use crate::manifest::{Contract, Harness, Ref, Repo};
+use crate::price::Price;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +28,12 @@ pub const PROTOCOL: u32 = 1;
 
 /// The largest result body that is accepted, in bytes.
 pub const MAX_RESULT_BYTES: usize = 256 * 1024;
+
+/// The most text of one [`TranscriptPart`], in bytes.
+pub const MAX_TRANSCRIPT_PART: usize = 128 * 1024;
+
+/// The longest transcript of an attempt, in bytes.
+pub const MAX_TRANSCRIPT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What the launcher sets in the runner's environment, and nothing else.
 pub mod launch_env {
@@ -69,7 +77,7 @@ pub struct AttemptPath {
     pub step: String,
     /// Counted from 1.
     pub attempt: u32,
-    /// `envelope`, `heartbeat` or `result`; anything else is for the reader to refuse.
+    /// `envelope`, `heartbeat`, `transcript` or `result`; anything else is for the reader to refuse.
     pub leaf: String,
 }
 
@@ -178,11 +186,18 @@ pub struct Envelope {
     /// Model tokens it may use, if capped.
     #[serde(default)]
     pub tokens: Option<u64>,
+    /// What the model's tokens cost, where that is known and the harness may need
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Price>,
     /// The round of a `loop` this attempt belongs to; counted from 1.
     #[serde(default = "first")]
     pub iteration: u32,
     /// Seconds between heartbeats.
     pub heartbeat_seconds: u64,
+    /// Seconds between parts of the transcript, while there is something to send.
+    #[serde(default = "transcript_seconds")]
+    pub transcript_seconds: u64,
     /// What went wrong in the attempt before this one.
     pub last_failure: Option<Failure>,
     /// What the step that sent the work back put out.
@@ -197,6 +212,10 @@ pub struct Feedback {
     pub step: String,
     /// What it put out in the round before.
     pub output: Value,
+}
+
+fn transcript_seconds() -> u64 {
+    10
 }
 
 fn first() -> u32 {
@@ -216,6 +235,19 @@ pub struct HeartbeatReply {
     /// The attempt is no longer wanted: end the harness and exit.
     pub stop: bool,
 }
+
+/// The next lines of an attempt's transcript.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptPart {
+    /// Bytes of the transcript before it. Sent twice, it is the same part.
+    pub offset: u64,
+    /// Whole lines of JSON, secrets removed; [`MAX_TRANSCRIPT_PART`] at most.
+    pub text: String,
+}
+
+/// The answer to a part of a transcript.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptReply {}
 
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -109,6 +109,7 @@ impl Project {
                 })
                 .collect(),
             limits,
+            prices: BTreeMap::new(),
         };
         let manifest = Manifest {
             schema_version: SCHEMA_VERSION.to_owned(),

@@ -3,8 +3,8 @@
 use super::spot::{ITEM, spot};
 use super::{Cursor, Slot, types};
 use crate::registry::{
-    AGENT_KEYS, CAP_KEYS, HARNESS_KEYS, IMAGE_KEYS, LIMIT_KEYS, PROVIDERS, REPO_KEYS, SANDBOX_KEYS,
-    SECTIONS,
+    AGENT_KEYS, CAP_KEYS, HARNESS_KEYS, IMAGE_KEYS, LIMIT_KEYS, PRICE_KEYS, PROVIDERS, REPO_KEYS,
+    SANDBOX_KEYS, SECTIONS,
 };
 use loopy_contract::manifest::Harness;
 
@@ -35,6 +35,7 @@ fn key(path: &[&str]) -> Option<Slot> {
         | ["limits", "cascade" | "day", "spend"]
         | ["limits", "workflows", _, "spend"] => &["usd"],
         ["limits", "workflows"] => return Some(Slot::Workflow),
+        ["prices", _] => &PRICE_KEYS,
         ["warnings"] => return Some(Slot::Warning),
         _ => return None,
     };

@@ -102,6 +102,7 @@ pub(super) static REGISTRY: Order = map(&[
     ("agents", &AGENTS),
     ("events", &FREE),
     ("limits", &LIMITS),
+    ("prices", &PRICES),
     ("warnings", &FREE),
 ]);
 
@@ -151,6 +152,8 @@ static LIMITS: Order = map(&[
     ("day", &CAP),
     ("workflows", &CAPS),
 ]);
+static PRICES: Order = each(&PRICE);
+static PRICE: Order = map(&[("input", &FREE), ("cached", &FREE), ("output", &FREE)]);
 static CAPS: Order = each(&CAP);
 static CAP: Order = map(&[("spend", &FREE), ("runs", &FREE)]);
 
@@ -180,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_language_has_a_place() {
-        let known: [(&Order, &[&str]); 10] = [
+        let known: [(&Order, &[&str]); 11] = [
             (&STEP, &step::KEYS),
             (&BUDGET, &step::BUDGET_KEYS),
             (&REGISTRY, &registry::SECTIONS),
@@ -191,6 +194,7 @@ mod tests {
             (&REPO, &registry::REPO_KEYS),
             (&LIMITS, &registry::LIMIT_KEYS),
             (&CAP, &registry::CAP_KEYS),
+            (&PRICE, &registry::PRICE_KEYS),
         ];
         for (order, keys) in known {
             for key in keys {

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loopy_contract::ids::RunId;
 use loopy_contract::manifest::{Budget, Contract, Manifest, Workflow};
+use loopy_contract::price::price;
 use loopy_contract::report::{
     AttemptPath, Envelope, Failure, Feedback, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES,
     PROTOCOL, ResultReply, StepResult,
@@ -21,6 +22,9 @@ use std::sync::Arc;
 
 /// Seconds between heartbeats.
 const HEARTBEAT_SECONDS: u64 = 20;
+
+/// Seconds between parts of a transcript.
+const TRANSCRIPT_SECONDS: u64 = 5;
 
 /// A request of the report protocol.
 #[derive(Clone, Debug)]
@@ -238,8 +242,13 @@ impl Engine {
             usd: ceiling(budget, record),
             turns: budget.and_then(|budget| budget.turns),
             tokens: budget.and_then(|budget| budget.tokens),
+            price: agent
+                .model
+                .as_ref()
+                .and_then(|model| price(&manifest.registry.prices, model)),
             iteration: record.map_or(1, |record| record.iteration),
             heartbeat_seconds: HEARTBEAT_SECONDS,
+            transcript_seconds: TRANSCRIPT_SECONDS,
             last_failure,
             feedback,
         })
