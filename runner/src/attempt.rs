@@ -5,22 +5,26 @@ use crate::client::{Client, ReportError};
 use crate::harness::{Job, drive};
 use crate::processes::Processes;
 use crate::redact::{Redactor, head};
+use crate::transcript::Transcript;
 use crate::workspace::{Control, Workspace};
 use loopy_contract::report::{
     Envelope, Failure, FailureClass, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, Outcome,
-    PROTOCOL, ResultReply, StepResult, Usage, launch_env,
+    PROTOCOL, ResultReply, StepResult, TranscriptPart, TranscriptReply, Usage, launch_env,
 };
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval_at, timeout_at};
+use tokio::time::{Instant, interval_at, sleep, timeout_at};
 
 /// How long the engine may take to answer the first request.
 const ENVELOPE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// How long past the attempt's end its result is still offered.
 const RESULT_PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// How long past the attempt's end its transcript is still offered.
+const TRANSCRIPT_PATIENCE: Duration = Duration::from_secs(20);
 /// The longest attempt, whatever the envelope says: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Where programs are in a sandbox that does not say.
@@ -117,6 +121,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
             .map(String::as_str)
             .chain([token.as_str()]),
     );
+    let transcript = Transcript::new(&redactor);
     let deadline = started + Duration::from_secs(envelope.seconds).min(LONGEST);
     tracing::info!(run, step, attempt, harness = %envelope.harness, "the attempt begins");
 
@@ -135,6 +140,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
             control: &control,
             environment: &environment,
             processes: &processes,
+            transcript: &transcript,
             usage: &usage,
         })
         .await
@@ -155,12 +161,20 @@ pub(crate) async fn run(launch: Launch) -> Exit {
             tracing::info!("the attempt ends without a result: {why}");
             None
         }
+        never = tell(&client, &transcript, Duration::from_secs(envelope.transcript_seconds.max(1))) => match never {},
     };
     let duration = harness_started
         .get()
         .map(|at: Instant| at.elapsed())
         .unwrap_or_default();
     processes.end_all().await;
+    if let Some(Outcome::Failed(failure)) = &outcome {
+        transcript.text(
+            "loopy",
+            &format!("{}: {}", failure.class.name(), failure.message),
+        );
+    }
+    tell_all(&client, &transcript, Instant::now() + TRANSCRIPT_PATIENCE).await;
     let Some(outcome) = outcome else {
         return Exit::Stopped;
     };
@@ -187,6 +201,35 @@ fn understand(answer: Value) -> Result<Envelope, Failure> {
     }
     serde_json::from_value(answer)
         .map_err(|error| failure(format!("the runner cannot read its envelope: {error}")))
+}
+
+/// Sends the transcript as it grows.
+async fn tell(client: &Client, transcript: &Transcript<'_>, every: Duration) -> Infallible {
+    loop {
+        sleep(every).await;
+        // The next round offers what this one could not send.
+        tell_all(client, transcript, Instant::now()).await;
+    }
+}
+
+/// Sends what there is of the transcript. What cannot be sent by `until` stays.
+async fn tell_all(client: &Client, transcript: &Transcript<'_>, until: Instant) {
+    while let Some((offset, text)) = transcript.next() {
+        let bytes = text.len();
+        let part = TranscriptPart { offset, text };
+        let body = serde_json::to_vec(&part).unwrap_or_default();
+        match client
+            .request::<TranscriptReply>("transcript", Some(body), until)
+            .await
+        {
+            Ok(TranscriptReply {}) => transcript.sent(bytes),
+            // The work is worth more than its transcript.
+            Err(error) => {
+                tracing::warn!("{error}");
+                return;
+            }
+        }
+    }
 }
 
 /// Sends heartbeats. Ends, with the reason, when the attempt is to stop.

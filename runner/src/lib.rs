@@ -13,6 +13,7 @@ mod processes;
 mod prompt;
 mod redact;
 mod template;
+mod transcript;
 mod workspace;
 
 /// How a runner ended.

@@ -90,7 +90,7 @@ impl Processes {
 
     /// Runs `command` to its end in a process group of its own with `stdin` as
     /// its input, and ends whatever it leaves behind. `on_line` sees each line
-    /// of its stdout.
+    /// of its stdout, `on_error` each of its stderr.
     ///
     /// # Errors
     /// The process cannot be started or waited for.
@@ -99,6 +99,7 @@ impl Processes {
         mut command: Command,
         stdin: &[u8],
         mut on_line: impl FnMut(&[u8]),
+        mut on_error: impl FnMut(&[u8]),
     ) -> std::io::Result<Ended> {
         command
             .env(MARKER, &self.marker)
@@ -131,12 +132,11 @@ impl Processes {
                     }
                 }
             };
-            let mut on_error_line = |_: &[u8]| ();
             let exchange = async {
                 tokio::join!(
                     write,
                     read(output, &mut kept_output, &mut on_line),
-                    read(errors, &mut kept_errors, &mut on_error_line),
+                    read(errors, &mut kept_errors, &mut on_error),
                 )
             };
             tokio::pin!(exchange);

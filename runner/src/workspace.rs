@@ -181,7 +181,7 @@ impl Workspace {
                 .envs(environment)
                 .env("GIT_TERMINAL_PROMPT", "0")
                 .current_dir(&self.root);
-            let ended = processes.run(git, &[], |_| ()).await.map_err(|error| {
+            let ended = processes.run(git, &[], |_| (), |_| ()).await.map_err(|error| {
                 sandbox(match error.kind() {
                     ErrorKind::NotFound => format!(
                         "cannot clone {}: `git` is not on the sandbox's PATH; install it in the sandbox's image",

@@ -151,7 +151,15 @@ async fn invoke(
     let mut stream = Stream::new(job.usage);
     let ended = job
         .processes
-        .run(claude, prompt.as_bytes(), |line| stream.line(line))
+        .run(
+            claude,
+            prompt.as_bytes(),
+            |line| {
+                job.transcript.line("claude-code", line);
+                stream.line(line);
+            },
+            |line| job.transcript.line("stderr", line),
+        )
         .await
         .map_err(|error| {
             let message = match error.kind() {

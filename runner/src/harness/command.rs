@@ -78,7 +78,12 @@ impl Drive for CommandHarness {
             .envs(last_failure.map(|_| (LAST_FAILURE, &failure_file)));
         let ended = job
             .processes
-            .run(shell, &[], |_| ())
+            .run(
+                shell,
+                &[],
+                |line| job.transcript.line("stdout", line),
+                |line| job.transcript.line("stderr", line),
+            )
             .await
             .map_err(|error| {
                 failure(

@@ -4,6 +4,7 @@ mod claude_code;
 mod command;
 
 use crate::processes::Processes;
+use crate::transcript::Transcript;
 use crate::workspace::{Control, Workspace};
 use loopy_contract::manifest::Harness;
 use loopy_contract::report::{Envelope, Failure, FailureClass, Outcome, Usage};
@@ -26,6 +27,8 @@ pub(crate) struct Job<'a> {
     pub(crate) environment: &'a BTreeMap<String, String>,
     /// Starts and ends processes.
     pub(crate) processes: &'a Processes,
+    /// Takes what happens, for whoever looks at the run.
+    pub(crate) transcript: &'a Transcript<'a>,
     /// What has been used so far; kept up to date while the harness runs, so
     /// that it is known even when the time runs out.
     pub(crate) usage: &'a RefCell<Usage>,
