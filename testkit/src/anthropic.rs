@@ -5,6 +5,7 @@
 //! request, so the server keeps no conversation: retries and agents at the same
 //! time need no care.
 
+use crate::host::Host;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -13,11 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// The tool by which Claude Code takes a structured output.
 pub const STRUCTURED_OUTPUT: &str = "StructuredOutput";
@@ -172,10 +170,8 @@ pub struct RecordedRequest {
 /// The running server, on a thread of its own. Ends when dropped.
 #[derive(Debug)]
 pub struct ModelApi {
-    address: SocketAddr,
+    host: Host,
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -190,9 +186,6 @@ impl ModelApi {
     /// # Errors
     /// There is no port, or no thread, to be had.
     pub fn start(script: Script) -> std::io::Result<Self> {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             script,
             requests: Mutex::default(),
@@ -202,35 +195,15 @@ impl ModelApi {
             // Claude Code sends its whole instructions with each request.
             .layer(axum::extract::DefaultBodyLimit::max(64 * 1024 * 1024))
             .with_state(Arc::clone(&shared));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let listener = {
-            let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new()
-            .name("model-api".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        _ = axum::serve(listener, router) => {}
-                        _ = stopped => {}
-                    }
-                });
-            })?;
         Ok(Self {
-            address,
+            host: Host::start("model-api", router)?,
             shared,
-            stop: Some(stop),
-            thread: Some(thread),
         })
     }
 
     /// The base URL, without a path: what `ANTHROPIC_BASE_URL` takes.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.host.url()
     }
 
     /// The variables that lead Claude Code here, with a key that is none.
@@ -255,18 +228,6 @@ impl ModelApi {
             .into_iter()
             .filter(RecordedRequest::is_message)
             .collect()
-    }
-}
-
-impl Drop for ModelApi {
-    fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            // The thread may have ended by itself.
-            let _ended = stop.send(());
-        }
-        if let Some(thread) = self.thread.take() {
-            let _panicked = thread.join();
-        }
     }
 }
 

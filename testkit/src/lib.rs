@@ -5,3 +5,5 @@
 pub mod anthropic;
 pub mod daytona;
 pub mod editor;
+mod host;
+pub mod openai;
