@@ -20,6 +20,7 @@ pub mod run;
 pub mod schedule;
 pub mod sensor_host;
 mod token;
+pub mod transcript;
 pub mod transition;
 mod unsupported;
 mod verify;

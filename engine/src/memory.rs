@@ -4,10 +4,11 @@
 use crate::message::{Message, QueueName};
 use crate::ports::{
     Bus, Clock, Commit, Document, Manifests, PortError, Queues, RunFilter, Secrets, Store, Stored,
-    Timers,
+    Timers, Transcripts,
 };
 use crate::record::{EventFilter, EventRecord};
 use crate::run::{Run, RunSummary};
+use crate::transcript::TranscriptOf;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::event::Event;
@@ -371,5 +372,33 @@ impl Secrets for MemorySecrets {
 
     async fn token_key(&self) -> Result<Vec<u8>, PortError> {
         Ok(self.token_key.clone())
+    }
+}
+
+/// Transcripts in memory.
+#[derive(Debug, Default)]
+pub struct MemoryTranscripts {
+    texts: Mutex<BTreeMap<(String, String), String>>,
+}
+
+impl MemoryTranscripts {
+    /// What is kept of an attempt.
+    pub fn text(&self, of: &TranscriptOf) -> String {
+        let key = (TranscriptOf::folder(&of.run), of.name());
+        lock(&self.texts).get(&key).cloned().unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Transcripts for MemoryTranscripts {
+    async fn append(&self, of: &TranscriptOf, offset: u64, text: &str) -> Result<(), PortError> {
+        let key = (TranscriptOf::folder(&of.run), of.name());
+        let mut texts = lock(&self.texts);
+        let kept = texts.entry(key).or_default();
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        if kept.len() == offset {
+            kept.push_str(text);
+        }
+        Ok(())
     }
 }

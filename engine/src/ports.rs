@@ -4,6 +4,7 @@
 use crate::message::{Message, QueueName};
 use crate::record::{EventFilter, EventRecord};
 use crate::run::{Run, RunSummary, SandboxRef};
+use crate::transcript::TranscriptOf;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use loopy_contract::event::Event;
@@ -247,6 +248,14 @@ pub trait Sandboxes: Send + Sync {
     async fn state(&self, sandbox: &SandboxRef) -> Result<SandboxState, PortError>;
 }
 
+/// Keeps what happened in attempts, for people.
+#[async_trait]
+pub trait Transcripts: Send + Sync {
+    /// Keeps `text`, whole lines of JSON, at `offset` bytes of the transcript. The
+    /// same part kept twice is there once.
+    async fn append(&self, of: &TranscriptOf, offset: u64, text: &str) -> Result<(), PortError>;
+}
+
 /// What wakes a sensor: a webhook's request, or a poll's tick.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -326,6 +335,8 @@ pub struct Ports {
     pub secrets: Arc<dyn Secrets>,
     /// Sandbox providers.
     pub sandboxes: Arc<dyn Sandboxes>,
+    /// Transcripts.
+    pub transcripts: Arc<dyn Transcripts>,
     /// Sensor code.
     pub sensor_code: Arc<dyn SensorCode>,
     /// The time.

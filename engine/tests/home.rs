@@ -9,12 +9,15 @@ use jiff::SignedDuration;
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::{EventId, RunId};
 use loopy_contract::manifest::Manifest;
-use loopy_contract::report::{Envelope, Failure, FailureClass, ResultReply, StepResult};
+use loopy_contract::report::{
+    Envelope, Failure, FailureClass, MAX_TRANSCRIPT_PART, ResultReply, StepResult,
+};
 use loopy_engine::WebhookRequest;
 use loopy_engine::memory::{ManualClock, MemoryStore};
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{Clock, LaunchSpec, RunFilter, Store};
 use loopy_engine::run::{Run, RunStatus, StepState};
+use loopy_engine::transcript::TranscriptOf;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -577,4 +580,95 @@ async fn the_memory_store_passes_the_suite() {
     loopy_engine::conformance::store(store, clock.now(), "s")
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_step_that_nothing_holds_back_begins_with_the_commit_of_the_one_before_it() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    world.work().await;
+    let id = world.the_run("review").await.id;
+    let version = async || world.store.load(&id).await.unwrap().unwrap().version;
+    let launched = || world.launcher.launched.lock().unwrap().len();
+    assert_eq!((version().await, launched()), (1, 1));
+    let read = world.spec("read");
+    let told = world.report(&read, "result", json!(result_of(&read))).await;
+    assert_eq!(told.0, 200);
+    assert_eq!((version().await, launched()), (2, 1), "one commit for both");
+    world.work().await;
+    assert_eq!(
+        (version().await, launched()),
+        (2, 3),
+        "their turns commit nothing"
+    );
+    assert_eq!(
+        world.queues.armed().len(),
+        2,
+        "and have their limits looked at"
+    );
+}
+
+#[tokio::test]
+async fn an_attempt_whose_turn_comes_late_has_all_its_time() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    // The event's turn comes, and the step's only after a day.
+    let event = world.queues.take().unwrap();
+    let body = serde_json::to_string(&event).unwrap();
+    world.engine.process(event.queue(), &body).await.unwrap();
+    world.clock.advance(SignedDuration::from_hours(24));
+    world.work().await;
+    let run = world.the_run("review").await;
+    assert_eq!(run.status, RunStatus::Running);
+    assert_eq!(
+        kinds(&run).last().map(String::as_str),
+        Some("step_delayed read")
+    );
+    let attempt = run.attempt("read", 1).unwrap();
+    assert_eq!(attempt.started_at, Some(world.clock.now()));
+    // A second delivery changes nothing, however late it is.
+    let again = Message::Handoff {
+        run: run.id.clone(),
+        step: "read".into(),
+        attempt: 1,
+    };
+    world.clock.advance(SignedDuration::from_mins(6));
+    world.work().await;
+    let body = serde_json::to_string(&again).unwrap();
+    world.engine.process(again.queue(), &body).await.unwrap();
+    assert_eq!(world.the_run("review").await.history, run.history);
+    world.finish(result_of).await;
+    assert_eq!(world.the_run("review").await.status, RunStatus::Succeeded);
+}
+
+#[tokio::test]
+async fn a_transcript_is_kept_once_whole_and_only_while_the_attempt_lives() {
+    let world = world();
+    world.engine.submit(&opened("e1")).await.unwrap();
+    world.work().await;
+    let read = world.spec("read");
+    let part = |offset: usize, text: &str| json!({"offset": offset, "text": text});
+    let (first, second) = ("{\"ms\":1}\n", "{\"ms\":2}\n");
+    for body in [part(0, first), part(0, first), part(first.len(), second)] {
+        assert_eq!(world.report(&read, "transcript", body).await.0, 200);
+    }
+    let of = TranscriptOf {
+        run: read.run.clone(),
+        step: "read".into(),
+        attempt: 1,
+    };
+    assert_eq!(world.transcripts.text(&of), format!("{first}{second}"));
+    let long = "x".repeat(MAX_TRANSCRIPT_PART) + "\n";
+    for (body, status) in [
+        (part(0, "half a line"), 400),
+        (json!({"offset": -1, "text": first}), 400),
+        (part(0, &long), 413),
+        (part(usize::MAX >> 11, first), 413),
+    ] {
+        assert_eq!(world.report(&read, "transcript", body).await.0, status);
+    }
+    world.report(&read, "result", json!(result_of(&read))).await;
+    let late = part(first.len() + second.len(), first);
+    assert_eq!(world.report(&read, "transcript", late).await.0, 410);
+    assert_eq!(world.transcripts.text(&of), format!("{first}{second}"));
 }

@@ -6,6 +6,7 @@ use crate::condition;
 use crate::ports::{PortError, Stored};
 use crate::run::{Attempt, Run};
 use crate::token;
+use crate::transcript::TranscriptOf;
 use crate::transition::{Input, step_seconds, values};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +15,8 @@ use loopy_contract::manifest::{Budget, Contract, Manifest, Workflow};
 use loopy_contract::price::price;
 use loopy_contract::report::{
     AttemptPath, Envelope, Failure, Feedback, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES,
-    PROTOCOL, ResultReply, StepResult,
+    MAX_TRANSCRIPT_BYTES, MAX_TRANSCRIPT_PART, PROTOCOL, ResultReply, StepResult, TranscriptPart,
+    TranscriptReply,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +27,9 @@ const HEARTBEAT_SECONDS: u64 = 20;
 
 /// Seconds between parts of a transcript.
 const TRANSCRIPT_SECONDS: u64 = 5;
+
+/// Bytes that a transcript's last line may have past its end.
+const MAX_LAST_LINE: u64 = 1024;
 
 /// A request of the report protocol.
 #[derive(Clone, Debug)]
@@ -130,6 +135,7 @@ impl Engine {
                 };
                 Ok(json!(HeartbeatReply { stop }))
             }
+            ("POST", "transcript") => self.take_transcript(&target, &request.body).await,
             ("POST", "result") => self.take_result(&target, &request.body).await,
             _ => Err(Refusal::Client(404, "no such path".to_owned())),
         }
@@ -157,6 +163,38 @@ impl Engine {
         Ok(json!(ResultReply {
             taken: after.changed
         }))
+    }
+
+    /// Keeps the next lines of an attempt's transcript. They are data: nothing here
+    /// reads them.
+    async fn take_transcript(&self, target: &Target, body: &[u8]) -> Result<Value, Refusal> {
+        let part: TranscriptPart = parse(body)?;
+        let end = part.offset.saturating_add(part.text.len() as u64);
+        // The last line may say that no more is kept.
+        if part.text.len() > MAX_TRANSCRIPT_PART || end > MAX_TRANSCRIPT_BYTES + MAX_LAST_LINE {
+            let limit = format!(
+                "a transcript has at most {MAX_TRANSCRIPT_BYTES} bytes, a part {MAX_TRANSCRIPT_PART}"
+            );
+            return Err(Refusal::Client(413, limit));
+        }
+        if !part.text.ends_with('\n') {
+            return Err(Refusal::Client(400, "a part ends with a line".to_owned()));
+        }
+        let known = self.driver.recall(&target.run).await?;
+        let fits = |run: &Run| run.under_way(&target.step, target.attempt);
+        if !known.is_some_and(|known| fits(&known.run)) {
+            self.attempt_under_way(target).await?;
+        }
+        let of = TranscriptOf {
+            run: target.run.clone(),
+            step: target.step.clone(),
+            attempt: target.attempt,
+        };
+        self.ports
+            .transcripts
+            .append(&of, part.offset, &part.text)
+            .await?;
+        Ok(json!(TranscriptReply {}))
     }
 
     async fn attempt_under_way(&self, target: &Target) -> Result<Arc<Stored>, Refusal> {

@@ -10,7 +10,7 @@ use loopy_contract::event::Event;
 use loopy_contract::manifest::{Manifest, Sensor};
 use loopy_contract::report::{Outcome, StepResult, Usage, attempt_path};
 use loopy_engine::memory::{
-    ManualClock, MemoryManifests, MemoryQueues, MemorySecrets, MemoryStore,
+    ManualClock, MemoryManifests, MemoryQueues, MemorySecrets, MemoryStore, MemoryTranscripts,
 };
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{
@@ -157,6 +157,7 @@ pub(crate) struct World {
     pub(crate) queues: Arc<MemoryQueues>,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) launcher: Arc<Launcher>,
+    pub(crate) transcripts: Arc<MemoryTranscripts>,
     pub(crate) fuse: Arc<AtomicI64>,
 }
 
@@ -177,6 +178,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
     let queues = Arc::new(MemoryQueues::new(clock.clone()));
     let store = Arc::new(MemoryStore::new(clock.clone()));
     let launcher = Arc::new(Launcher::default());
+    let transcripts = Arc::new(MemoryTranscripts::default());
     let fuse = Arc::new(AtomicI64::new(i64::MAX));
     let fused = || {
         Arc::new(Fused {
@@ -202,6 +204,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
             inner: launcher.clone(),
             fuse: fuse.clone(),
         }),
+        transcripts: transcripts.clone(),
         sensor_code: Arc::new(EchoSensor),
         clock: clock.clone(),
     });
@@ -211,6 +214,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
         queues,
         store,
         launcher,
+        transcripts,
         fuse,
     }
 }
