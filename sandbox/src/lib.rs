@@ -3,6 +3,11 @@
 //! sandbox names.
 
 pub mod daytona;
+#[cfg(feature = "docker")]
+pub mod docker;
+#[cfg(feature = "docker")]
+pub mod egress;
+mod image;
 pub mod local;
 mod processes;
 mod shell;
@@ -15,7 +20,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What this version has, in any home.
-const BUILT: [&str; 2] = [local::NAME, daytona::NAME];
+const BUILT: [&str; 3] = [local::NAME, DOCKER, daytona::NAME];
+/// The name of Docker's provider in `registry.yml`, known where it is not built in too.
+const DOCKER: &str = "docker";
 
 /// The providers of a home, by name. Implements the engine's port by handing
 /// each call to the provider that the sandbox names.
@@ -34,6 +41,14 @@ impl Providers {
     #[must_use]
     pub fn with_local(mut self, local: local::Local) -> Self {
         self.by_name.insert(local::NAME, Arc::new(local));
+        self
+    }
+
+    /// With containers of the Docker engine of this machine.
+    #[cfg(feature = "docker")]
+    #[must_use]
+    pub fn with_docker(mut self, docker: Arc<docker::Docker>) -> Self {
+        self.by_name.insert(docker::NAME, docker);
         self
     }
 
@@ -61,10 +76,11 @@ impl Providers {
                     }
                 )
             } else {
-                let built: Vec<_> = BUILT.iter().map(|name| format!("`{name}`")).collect();
+                let names = BUILT.map(|name| format!("`{name}`"));
+                let [first @ .., last] = &names;
                 format!(
-                    "this version of Loopy has no sandbox provider `{provider}`; it has {}",
-                    built.join(" and ")
+                    "this version of Loopy has no sandbox provider `{provider}`; it has {} and {last}",
+                    first.join(", ")
                 )
             }
         })
@@ -126,12 +142,12 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_provider_is_named_with_what_there_is() {
         let gone = SandboxRef {
-            provider: "docker".into(),
+            provider: "fargate".into(),
             id: "x".into(),
         };
         let text = Providers::new().stop(&gone).await.unwrap_err().to_string();
-        assert!(text.contains("`docker`"), "{text}");
-        assert!(text.contains("`local` and `daytona`"), "{text}");
+        assert!(text.contains("`fargate`"), "{text}");
+        assert!(text.contains("`local`, `docker` and `daytona`"), "{text}");
     }
 
     #[tokio::test]

@@ -1,0 +1,343 @@
+//! The networks of sandboxes, and the listener that this process has on each: the
+//! way to the engine, and on the sealed one the only way out.
+//!
+//! Two networks serve all projects of a machine. On both, containers do not reach
+//! each other. `loopy-sealed` is internal: the engine routes nothing from it. A
+//! sandbox there reaches the addresses of this machine on that network, where the
+//! proxy is, and nothing else.
+
+use super::container::label;
+use super::{Trouble, status};
+use crate::egress::{Allowed, Egress, Guest, Guests, ReportTo, SystemResolver};
+use async_trait::async_trait;
+use bollard::Docker;
+use bollard::models::{EndpointResource, NetworkCreateRequest, NetworkInspect};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+/// Containers that are remembered; more are looked up anew.
+const MOST_KNOWN: usize = 4096;
+
+/// Which network a sandbox is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Without a way out but the proxy.
+    Sealed,
+    /// With one of its own.
+    Open,
+}
+
+impl Kind {
+    /// That of a sandbox with this `network`.
+    pub(super) fn of(hosts: &[String]) -> Self {
+        if hosts.is_empty() {
+            Self::Open
+        } else {
+            Self::Sealed
+        }
+    }
+
+    /// Its name in the engine.
+    pub(super) fn network(self) -> &'static str {
+        match self {
+            Self::Sealed => "loopy-sealed",
+            Self::Open => "loopy-open",
+        }
+    }
+}
+
+/// A network with a listener on it.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    /// Where this process listens.
+    pub(super) address: SocketAddr,
+    /// The folder with the file `report-url`, for sandboxes.
+    pub(super) folder: PathBuf,
+}
+
+impl Gate {
+    /// The variables that lead programs to the proxy, in both spellings.
+    pub(super) fn proxy(&self) -> BTreeMap<String, String> {
+        let proxy = format!("http://{}", self.address);
+        let direct = format!("localhost,127.0.0.1,::1,{}", self.address.ip());
+        [
+            ("HTTP_PROXY", &proxy),
+            ("HTTPS_PROXY", &proxy),
+            ("NO_PROXY", &direct),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| {
+            [name.to_owned(), name.to_ascii_lowercase()].map(|name| (name, value.clone()))
+        })
+        .collect()
+    }
+}
+
+/// The networks of a project, each made when it is needed.
+pub(super) struct Gates {
+    docker: Docker,
+    /// The state directory.
+    state: PathBuf,
+    /// The state directory, as containers are labelled with it.
+    project: String,
+    report: ReportTo,
+    open: tokio::sync::Mutex<BTreeMap<Kind, (Gate, Listening)>>,
+}
+
+/// Ends the listener when dropped.
+struct Listening(AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Gates {
+    pub(super) fn new(docker: Docker, state: PathBuf, project: String, report: ReportTo) -> Self {
+        Self {
+            docker,
+            state,
+            project,
+            report,
+            open: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The gate, opened where it is not open yet.
+    pub(super) async fn gate(&self, kind: Kind) -> Result<Gate, Trouble> {
+        let mut open = self.open.lock().await;
+        if let Some((gate, _)) = open.get(&kind) {
+            return Ok(gate.clone());
+        }
+        let network = ensure(&self.docker, kind).await?;
+        let ip = gateway(&network).ok_or_else(|| {
+            Trouble::new(
+                &format!("use the network {}", kind.network()),
+                "it has no IPv4 gateway; remove it, and Loopy makes it anew",
+            )
+        })?;
+        let folder = self.state.join("docker").join(kind.network());
+        let what = format!("prepare {}", folder.display());
+        make_folder(&folder).map_err(|error| Trouble::new(&what, error))?;
+        let listener = listen(ip, &folder.join("port")).await.map_err(|error| {
+            Trouble::new(
+                &format!("listen on {ip}, this machine's address on the network {}", kind.network()),
+                format!("{error}; sandboxes report there, so the engine has to be Docker on this very machine, not in a virtual machine"),
+            )
+        })?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Trouble::new("listen", error))?;
+        let gate = Gate { address, folder };
+        let url = format!("http://{address}{}", self.report.prefix);
+        publish(&gate.folder.join("report-url"), &url, 0o644)
+            .and_then(|()| {
+                publish(
+                    &gate.folder.join("port"),
+                    &address.port().to_string(),
+                    0o600,
+                )
+            })
+            .map_err(|error| Trouble::new(&what, error))?;
+        let guests = Roll {
+            docker: self.docker.clone(),
+            network: kind.network(),
+            project: self.project.clone(),
+            sandboxes: self.state.join("sandboxes"),
+            known: Mutex::default(),
+        };
+        let egress = Egress::new(
+            Arc::new(guests),
+            Arc::new(SystemResolver),
+            self.report.clone(),
+        );
+        let task = tokio::spawn(Arc::new(egress).serve(listener));
+        tracing::debug!(%address, "sandboxes on {} are served", kind.network());
+        open.insert(kind, (gate.clone(), Listening(task.abort_handle())));
+        Ok(gate)
+    }
+
+    /// Forgets the gate, so that the next launch finds or makes the network anew.
+    pub(super) async fn close(&self, kind: Kind) {
+        self.open.lock().await.remove(&kind);
+    }
+}
+
+/// The network, made where it is missing.
+async fn ensure(docker: &Docker, kind: Kind) -> Result<NetworkInspect, Trouble> {
+    let name = kind.network();
+    let what = format!("make the network {name}");
+    for _ in 0..2 {
+        match docker.inspect_network(name, None).await {
+            Ok(network) if kind == Kind::Sealed && network.internal != Some(true) => {
+                return Err(Trouble::new(
+                    &what,
+                    "there is one of this name that is not internal; remove it, and Loopy makes its own",
+                ));
+            }
+            Ok(network) => return Ok(network),
+            Err(error) if status(&error) == Some(404) => {}
+            Err(error) => return Err(Trouble::new(&what, error)),
+        }
+        let wanted = NetworkCreateRequest {
+            name: name.to_owned(),
+            driver: Some("bridge".to_owned()),
+            internal: Some(kind == Kind::Sealed),
+            options: Some(
+                [("com.docker.network.bridge.enable_icc", "false")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            ),
+            labels: Some([(label::LOOPY.to_owned(), "1".to_owned())].into()),
+            ..NetworkCreateRequest::default()
+        };
+        match docker.create_network(wanted).await {
+            Ok(_) => tracing::info!("made the network {name}"),
+            // Another process was faster.
+            Err(error) if status(&error) == Some(409) => {}
+            Err(error) => return Err(Trouble::new(&what, error)),
+        }
+    }
+    docker
+        .inspect_network(name, None)
+        .await
+        .map_err(|error| Trouble::new(&what, error))
+}
+
+fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
+    let configs = network.ipam.as_ref()?.config.as_ref()?;
+    configs
+        .iter()
+        .filter_map(|config| config.gateway.as_ref()?.parse::<IpAddr>().ok())
+        .find(IpAddr::is_ipv4)
+}
+
+/// Listens where it did before, if it can: what runs in sandboxes was told so once.
+async fn listen(ip: IpAddr, port: &Path) -> io::Result<TcpListener> {
+    let before = fs::read_to_string(port)
+        .ok()
+        .and_then(|text| text.trim().parse::<u16>().ok());
+    if let Some(port) = before {
+        match TcpListener::bind((ip, port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                tracing::warn!(%error, "{ip}:{port} is not to be had again; sandboxes that run lose their way out");
+            }
+        }
+    }
+    TcpListener::bind((ip, 0)).await
+}
+
+/// A folder that users of sandboxes can read. Those above it are for this user only,
+/// and a sandbox has no other part of them.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if let Some(parent) = folder.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)?;
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o755))
+}
+
+/// Writes a file, whole or not at all.
+fn publish(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .open(&part)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(text.as_bytes())?;
+    drop(file);
+    fs::rename(&part, path)
+}
+
+/// The sandboxes of a project on one network, as the engine knows them at the time:
+/// an address is given to another container as soon as its own is gone.
+struct Roll {
+    docker: Docker,
+    network: &'static str,
+    project: String,
+    sandboxes: PathBuf,
+    /// By the containers' ids.
+    known: Mutex<BTreeMap<String, Option<Arc<Guest>>>>,
+}
+
+#[async_trait]
+impl Guests for Roll {
+    async fn guest(&self, address: IpAddr) -> Option<Arc<Guest>> {
+        match self.look(address).await {
+            Ok(guest) => guest,
+            Err(error) => {
+                tracing::warn!(%error, %address, "it is not known which sandbox asks");
+                None
+            }
+        }
+    }
+}
+
+impl Roll {
+    async fn look(&self, address: IpAddr) -> Result<Option<Arc<Guest>>, bollard::errors::Error> {
+        let network = self.docker.inspect_network(self.network, None).await?;
+        let has = |endpoint: &EndpointResource| {
+            let own = endpoint.ipv4_address.as_deref()?.split('/').next()?;
+            Some(own.parse::<IpAddr>().ok()? == address)
+        };
+        let containers = network.containers.unwrap_or_default();
+        let Some((id, _)) = containers.iter().find(|(_, end)| has(end) == Some(true)) else {
+            return Ok(None);
+        };
+        if let Some(guest) = self.known().get(id) {
+            return Ok(guest.clone());
+        }
+        let container = self.docker.inspect_container(id, None).await?;
+        let labels = container
+            .config
+            .and_then(|config| config.labels)
+            .unwrap_or_default();
+        let guest = self.read(&labels).map(Arc::new);
+        let mut known = self.known();
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(id.clone(), guest.clone());
+        Ok(guest)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Option<Arc<Guest>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sandbox that these labels are of, if it is one of this project.
+    fn read(&self, labels: &std::collections::HashMap<String, String>) -> Option<Guest> {
+        let label = |name: &str| labels.get(name).map(String::as_str);
+        if label(label::PROJECT)? != self.project {
+            return None;
+        }
+        let token = label(label::TOKEN)?;
+        let hosts: Vec<String> = serde_json::from_str(label(label::NETWORK)?).ok()?;
+        let allowed = match hosts.as_slice() {
+            [] => None,
+            some => Some(Allowed::parse(some.iter().map(String::as_str)).ok()?),
+        };
+        Some(Guest {
+            name: token.to_owned(),
+            allowed,
+            refused_log: self.sandboxes.join(token).join("refused.log"),
+        })
+    }
+}
