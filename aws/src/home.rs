@@ -13,6 +13,7 @@ use crate::secrets::SecretsManager;
 use crate::sensor_code::LambdaSensorCode;
 use crate::store::DynamoStore;
 use crate::timers::SchedulerTimers;
+use crate::transcripts::S3Transcripts;
 use aws_config::SdkConfig;
 use jiff::Timestamp;
 use loopy_engine::Ports;
@@ -157,6 +158,10 @@ impl Home {
             )),
             secrets,
             sandboxes,
+            transcripts: Arc::new(S3Transcripts::of_environment(
+                s3_client(&self.config),
+                &self.environment,
+            )),
             sensor_code: Arc::new(LambdaSensorCode::new(lambda, Arc::clone(&self.environment))),
             clock: Arc::clone(&self.clock),
         })

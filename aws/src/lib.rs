@@ -18,6 +18,7 @@ pub mod secrets;
 pub mod sensor_code;
 pub mod store;
 pub mod timers;
+pub mod transcripts;
 
 pub use bus::EventBus;
 pub use config::{ConfigError, Connection};
@@ -31,3 +32,4 @@ pub use secrets::SecretsManager;
 pub use sensor_code::LambdaSensorCode;
 pub use store::DynamoStore;
 pub use timers::SchedulerTimers;
+pub use transcripts::S3Transcripts;

@@ -16,8 +16,8 @@ pub(crate) struct Remote {
     /// on other machines
     #[arg(long, value_name = "URL", env = "LOOPY_PUBLIC_URL")]
     public_url: Option<String>,
-    /// The loopy-runner binary (x86-64 Linux) that sandboxes on other machines
-    /// are given
+    /// The loopy-runner binary (x86-64 Linux) that sandboxes on other machines,
+    /// and containers, are given
     #[arg(long, value_name = "FILE", env = "LOOPY_RUNNER")]
     runner: Option<PathBuf>,
 }
@@ -88,6 +88,7 @@ pub(crate) fn hint(error: &OpenError) -> Option<String> {
             Some("pass --listen with another address, as in --listen 127.0.0.1:8080".to_owned())
         }
         OpenError::NoKey(_)
+        | OpenError::NoDocker(..)
         | OpenError::Unsupported(_)
         | OpenError::Unverified { .. }
         | OpenError::File { .. }

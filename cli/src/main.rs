@@ -17,6 +17,7 @@ mod events;
 mod fmt;
 mod graph;
 mod home;
+mod logs;
 mod lsp;
 mod named_run;
 mod orders;

@@ -4,14 +4,15 @@
 use crate::deploy::Aws;
 use clap::Args;
 use jiff::Timestamp;
-use loopy_aws::{ConfigError, DynamoStore, SqsDeadLetters, SqsQueues};
+use loopy_aws::ConfigError;
 use loopy_contract::event::Event;
 use loopy_contract::ids::{EventId, RunId};
 use loopy_engine::message::Message;
 use loopy_engine::ports::{PortError, Queues, RunFilter, Store};
 use loopy_engine::record::{EventFilter, EventRecord};
 use loopy_engine::run::{Run, RunSummary};
-use loopy_infra::DeployError;
+use loopy_engine::transcript::TranscriptOf;
+use loopy_infra::{DeployError, Desk};
 use loopy_local::DbError;
 use loopy_local::State;
 use serde_json::Value;
@@ -87,14 +88,7 @@ pub(crate) enum Opened {
     /// On this machine.
     Local(State),
     /// In a stack.
-    Deployed {
-        /// Runs and events.
-        store: DynamoStore,
-        /// The queues.
-        queues: SqsQueues,
-        /// What was given up.
-        dead_letters: SqsDeadLetters,
-    },
+    Deployed(Box<Desk>),
 }
 
 /// A message that was given up.
@@ -149,12 +143,8 @@ impl Place {
             return Ok(Opened::Local(State::open(&self.project)?));
         };
         let config = self.aws.connection().resolve().await?;
-        let (store, queues, dead_letters) = loopy_infra::desk(&config, stack).await?;
-        Ok(Opened::Deployed {
-            store,
-            queues,
-            dead_letters,
-        })
+        let desk = loopy_infra::desk(&config, stack).await?;
+        Ok(Opened::Deployed(Box::new(desk)))
     }
 }
 
@@ -163,7 +153,7 @@ impl Opened {
     pub(crate) async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, PortError> {
         match self {
             Self::Local(state) => state.runs(filter).await,
-            Self::Deployed { store, .. } => store.list(filter).await,
+            Self::Deployed(desk) => desk.store.list(filter).await,
         }
     }
 
@@ -171,7 +161,7 @@ impl Opened {
     pub(crate) async fn run(&self, id: &RunId) -> Result<Option<Run>, PortError> {
         match self {
             Self::Local(state) => state.run(id).await,
-            Self::Deployed { store, .. } => Ok(store.load(id).await?.map(|stored| stored.run)),
+            Self::Deployed(desk) => Ok(desk.store.load(id).await?.map(|stored| stored.run)),
         }
     }
 
@@ -179,7 +169,7 @@ impl Opened {
     pub(crate) async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, PortError> {
         match self {
             Self::Local(state) => state.events(filter).await,
-            Self::Deployed { store, .. } => store.events(filter).await,
+            Self::Deployed(desk) => desk.store.events(filter).await,
         }
     }
 
@@ -187,7 +177,7 @@ impl Opened {
     pub(crate) async fn event(&self, id: &EventId) -> Result<Option<EventRecord>, PortError> {
         match self {
             Self::Local(state) => state.event(id).await,
-            Self::Deployed { store, .. } => Ok(store.event(id).await?.map(|(record, _)| record)),
+            Self::Deployed(desk) => Ok(desk.store.event(id).await?.map(|(record, _)| record)),
         }
     }
 
@@ -195,7 +185,20 @@ impl Opened {
     pub(crate) async fn send(&self, message: &Message) -> Result<(), PortError> {
         match self {
             Self::Local(state) => state.send(message).await,
-            Self::Deployed { queues, .. } => queues.send(message, Duration::ZERO).await,
+            Self::Deployed(desk) => desk.queues.send(message, Duration::ZERO).await,
+        }
+    }
+
+    /// What the transcript of an attempt says from `offset` bytes on; empty when
+    /// there is no more.
+    pub(crate) async fn transcript(
+        &self,
+        of: &TranscriptOf,
+        offset: u64,
+    ) -> Result<Vec<u8>, PortError> {
+        match self {
+            Self::Local(state) => state.transcript(of, offset).await,
+            Self::Deployed(desk) => desk.transcripts.read(of, offset).await,
         }
     }
 
@@ -203,7 +206,7 @@ impl Opened {
     pub(crate) fn is_served(&self) -> Result<bool, PortError> {
         match self {
             Self::Local(state) => state.is_served(),
-            Self::Deployed { .. } => Ok(true),
+            Self::Deployed(_) => Ok(true),
         }
     }
 
@@ -211,7 +214,7 @@ impl Opened {
     pub(crate) fn patience(&self) -> (Duration, Duration) {
         match self {
             Self::Local(_) => (PATIENCE_HERE, Duration::from_millis(25)),
-            Self::Deployed { .. } => (PATIENCE_THERE, Duration::from_millis(500)),
+            Self::Deployed(_) => (PATIENCE_THERE, Duration::from_millis(500)),
         }
     }
 
@@ -223,7 +226,7 @@ impl Opened {
     ) -> Result<Option<(Event, Timestamp)>, PortError> {
         match self {
             Self::Local(state) => state.queued_event(id).await,
-            Self::Deployed { .. } => Ok(None),
+            Self::Deployed(_) => Ok(None),
         }
     }
 
@@ -244,8 +247,8 @@ impl Opened {
                     })
                     .collect()
             }
-            Self::Deployed { dead_letters, .. } => {
-                let found = dead_letters.list().await?.into_iter();
+            Self::Deployed(desk) => {
+                let found = desk.dead_letters.list().await?.into_iter();
                 found
                     .map(|it| {
                         let queue = it.queue.name().to_owned();
@@ -265,7 +268,7 @@ impl Opened {
                 Ok(id) => state.redrive(id).await,
                 Err(_) => Ok(false),
             },
-            Self::Deployed { dead_letters, .. } => dead_letters.redrive(letter).await,
+            Self::Deployed(desk) => desk.dead_letters.redrive(letter).await,
         }
     }
 }

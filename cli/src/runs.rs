@@ -3,6 +3,7 @@
 
 use crate::Outcome;
 use crate::deploy::runtime;
+use crate::logs;
 use crate::named_run::{RunsError, found};
 use crate::orders;
 use crate::output::{Format, Terminal};
@@ -30,6 +31,8 @@ enum Command {
     List(List),
     /// One run: its steps, what they put out, and its history
     Show(Show),
+    /// What happened in a run's attempts: what was said, called and printed
+    Logs(logs::Logs),
     /// End a run now; what works is stopped
     Cancel(orders::Cancel),
     /// Have a run begin nothing new; what works goes on
@@ -91,6 +94,10 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             Command::List(list) => listed(list).await?,
             Command::Show(show) => shown(show).await?,
             Command::Export(export) => exported(export).await?,
+            Command::Logs(logs) => {
+                logs.show(*terminal).await?;
+                return Ok(Outcome::Fine);
+            }
             Command::Cancel(order) => return order.give(*terminal).await,
             Command::Pause(order) => return order.pause(*terminal).await,
             Command::Resume(order) => return order.resume(*terminal).await,

@@ -2,22 +2,31 @@
 //! was given up.
 
 use crate::deploy::{DeployError, describe, outputs};
-use crate::state::store;
+use crate::state::{BUCKET, store};
 use aws_config::SdkConfig;
 use aws_sdk_cloudformation::Client;
 use loopy_aws::dead_letters::{self, SqsDeadLetters};
 use loopy_aws::env::var;
-use loopy_aws::{DynamoStore, Environment, SqsQueues};
+use loopy_aws::{DynamoStore, Environment, S3Transcripts, SqsQueues};
 use loopy_engine::message::QueueName;
 
-/// The state, the queues and the dead letters of a stack.
+/// What a person works with.
+pub struct Desk {
+    /// Runs and events.
+    pub store: DynamoStore,
+    /// The queues.
+    pub queues: SqsQueues,
+    /// What was given up.
+    pub dead_letters: SqsDeadLetters,
+    /// What happened in attempts.
+    pub transcripts: S3Transcripts,
+}
+
+/// The state, the queues, the dead letters and the transcripts of a stack.
 ///
 /// # Errors
 /// As [`store`].
-pub async fn desk(
-    config: &SdkConfig,
-    stack: &str,
-) -> Result<(DynamoStore, SqsQueues, SqsDeadLetters), DeployError> {
+pub async fn desk(config: &SdkConfig, stack: &str) -> Result<Desk, DeployError> {
     let store = store(config, stack).await?;
     let found = describe(&Client::new(config), stack).await?;
     let found = found.ok_or_else(|| DeployError::NoStack(stack.to_owned()))?;
@@ -35,8 +44,17 @@ pub async fn desk(
         }
     }
     let environment: Environment = urls.into_iter().collect();
-    let (queues, letters) = dead_letters::of_config(config, environment);
-    Ok((store, queues, letters))
+    let (queues, dead_letters) = dead_letters::of_config(config, environment);
+    let bucket = outputs.remove(BUCKET).ok_or(DeployError::NotOurs {
+        stack: stack.to_owned(),
+        output: BUCKET,
+    })?;
+    Ok(Desk {
+        store,
+        queues,
+        dead_letters,
+        transcripts: S3Transcripts::of_config(config, bucket),
+    })
 }
 
 /// The outputs with the URLs of a queue and its dead-letter queue.

@@ -19,7 +19,7 @@ mod yaml;
 
 pub use binaries::{BinariesError, build, read_folder};
 pub use deploy::{Change, DeployError, Deployed, Deployment, Plan};
-pub use desk::desk;
+pub use desk::{Desk, desk};
 pub use emit::{EmitError, emit};
 pub use events::Progress;
 pub use preflight::refusals;

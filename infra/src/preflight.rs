@@ -16,10 +16,11 @@ pub fn refusals(manifest: &Manifest) -> Vec<String> {
         }
     }
     for (name, sandbox) in used_sandboxes(manifest) {
-        if sandbox.provider == "local" {
+        if ["local", "docker"].contains(&sandbox.provider.as_str()) {
             found.push(format!(
-                "sandbox {name}: the provider local needs a machine of your own; \
-                 a deployed stack has none, use daytona"
+                "sandbox {name}: the provider {} needs a machine of your own; \
+                 a deployed stack has none, use daytona",
+                sandbox.provider
             ));
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 const TABLE: &str = "Table";
 
 /// The output that names the bucket with the big parts of what is in it.
-const BUCKET: &str = "StateBucket";
+pub(crate) const BUCKET: &str = "StateBucket";
 
 /// The run state of a stack.
 ///

@@ -14,16 +14,19 @@ use crate::secrets::LocalSecrets;
 use crate::sensor_code::{PythonSensors, TIME_LIMIT};
 use crate::state::State;
 use crate::store::{self, SqliteStore};
+use crate::transcripts::FileTranscripts;
 use crate::worker::Worker;
 use async_trait::async_trait;
 use bytes::Bytes;
 use loopy_contract::event::Event;
+use loopy_contract::ids::RunId;
 use loopy_contract::manifest::{Manifest, SensorTrigger};
 use loopy_engine::message::QueueName;
 use loopy_engine::ports::{Clock, Manifests, PortError, Ports, Sandboxes, Secrets, Store};
 use loopy_engine::{Answer, Engine, ReportRequest, SubmitError, unsupported};
 use loopy_sandbox::Providers;
 use loopy_sandbox::daytona::{self, API_KEY, Daytona, RunnerBinary};
+use loopy_sandbox::docker::{self, Docker, DockerConfig, Environment};
 use loopy_sandbox::local::{self, Local, LocalConfig};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -61,9 +64,10 @@ pub struct HomeOptions {
     /// The command line that starts the runner on this machine; the program is
     /// an absolute path.
     pub runner: Vec<String>,
-    /// The runner's binary for sandboxes on other machines (x86-64 Linux).
+    /// The runner's binary for sandboxes on other machines (x86-64 Linux), and for
+    /// containers; without one, containers are given the program of `runner`.
     pub remote_runner: Option<PathBuf>,
-    /// The process's environment: secrets, `PATH`, `LOOPY_PYTHON`.
+    /// The process's environment: secrets, `PATH`, `LOOPY_PYTHON`, `DOCKER_HOST`.
     pub environment: BTreeMap<String, String>,
     /// Other providers of sandboxes than this machine's processes and Daytona.
     pub sandboxes: Option<Arc<dyn Sandboxes>>,
@@ -134,6 +138,9 @@ pub enum OpenError {
          loopy.env, or use `provider: local`"
     )]
     NoKey(String),
+    /// The engine that has the sandboxes is not there.
+    #[error("sandbox `{0}` is a container: {1}")]
+    NoDocker(String, docker::OpenError),
     /// The address is not to be had.
     #[error("cannot listen on {address}: {why}")]
     Listen {
@@ -181,6 +188,7 @@ impl LocalHome {
         }
         refuse_strangers(&options)?;
         let remote = remote(&options)?;
+        let in_docker = used(&options, docker::NAME).cloned();
         let project = options
             .project
             .canonicalize()
@@ -217,7 +225,14 @@ impl LocalHome {
             .get("PATH")
             .map_or_else(|| OsString::from(local::PLAIN_PATH), OsString::from);
         let python = environment.get("LOOPY_PYTHON").map(PathBuf::from);
-        let secrets: Arc<dyn Secrets> = Arc::new(LocalSecrets::new(&project, &dir, environment));
+        let mut container_runner = options.runner.clone();
+        if let Some(runner) = &options.remote_runner {
+            let runner = std::path::absolute(runner).unwrap_or_else(|_| runner.clone());
+            container_runner = vec![runner.to_string_lossy().into_owned()];
+        }
+        let docker_host = environment.get(docker::HOST).cloned();
+        let mut secrets: Arc<dyn Secrets> =
+            Arc::new(LocalSecrets::new(&project, &dir, environment));
         let mut providers = Providers::new().with_local(Local::new(LocalConfig {
             state: dir.clone(),
             runner: options.runner,
@@ -232,6 +247,18 @@ impl LocalHome {
             let daytona = Daytona::new(Arc::clone(&secrets), runner, report_url)?;
             providers = providers.with_daytona(daytona);
         }
+        let config = DockerConfig {
+            state: dir.clone(),
+            host: docker_host.filter(|host| !host.is_empty()),
+            runner: container_runner,
+            report_to: own_address(address),
+            report_prefix: http::REPORT_PREFIX.to_owned(),
+        };
+        let docker = open_docker(config, in_docker).await?.map(Arc::new);
+        if let Some(docker) = &docker {
+            secrets = Arc::new(Environment::new(secrets, Arc::clone(docker)));
+            providers = providers.with_docker(Arc::clone(docker));
+        }
         let sandboxes = options
             .sandboxes
             .unwrap_or_else(|| Arc::new(Launches::new(providers)));
@@ -244,6 +271,9 @@ impl LocalHome {
             queue.clone(),
             Arc::clone(&clock),
         ));
+        if let Some(docker) = &docker {
+            remove_orphans(docker, &store).await?;
+        }
         let engine = Engine::new(Ports {
             store: Arc::clone(&store),
             queues: Arc::new(queue.clone()),
@@ -252,6 +282,7 @@ impl LocalHome {
             manifests,
             secrets,
             sandboxes: Arc::clone(&sandboxes),
+            transcripts: Arc::new(FileTranscripts::new(&dir)),
             sensor_code: Arc::new(PythonSensors::new(
                 &project,
                 &dir,
@@ -409,24 +440,68 @@ fn refuse_strangers(options: &HomeOptions) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// A sandbox's name, the runner's binary and the report URL for sandboxes on other machines;
-/// `None` when no step uses one.
-fn remote(options: &HomeOptions) -> Result<Option<(String, PathBuf, String)>, OpenError> {
+/// The name of a sandbox at this provider that a step uses.
+fn used<'a>(options: &'a HomeOptions, provider: &str) -> Option<&'a String> {
     let registry = &options.manifest.registry;
     let steps = options
         .manifest
         .workflows
         .values()
         .flat_map(|workflow| workflow.steps.values());
-    let mut sandboxes = steps
+    steps
         .filter_map(|step| registry.agents.get(step.agent.as_ref()?)?.sandbox.as_ref())
-        .filter(|name| {
+        .find(|name| {
             registry
                 .sandboxes
                 .get(*name)
-                .is_some_and(|sandbox| sandbox.provider == daytona::NAME)
-        });
-    let Some(name) = sandboxes.next() else {
+                .is_some_and(|sandbox| sandbox.provider == provider)
+        })
+}
+
+/// Docker, where a step uses it (`name` is its sandbox), or where runs of an earlier
+/// manifest may.
+async fn open_docker(
+    config: DockerConfig,
+    name: Option<String>,
+) -> Result<Option<Docker>, OpenError> {
+    let before = config.state.join("docker").exists();
+    if name.is_none() && !before {
+        return Ok(None);
+    }
+    match (Docker::open(config).await, name) {
+        (Ok(docker), _) => Ok(Some(docker)),
+        (Err(why), Some(name)) => Err(OpenError::NoDocker(name, why)),
+        (Err(why), None) => {
+            tracing::warn!(
+                "containers that earlier steps may have left are not looked after: {why}"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Removes containers that a killed process left and that no attempt needs.
+async fn remove_orphans(docker: &Docker, store: &Arc<dyn Store>) -> Result<(), PortError> {
+    for left in docker.left().await? {
+        let run = store.load(&RunId::from(left.run.as_str())).await?;
+        if run.is_some_and(|stored| stored.run.under_way(&left.step, left.attempt)) {
+            continue;
+        }
+        tracing::warn!(
+            run = left.run,
+            step = left.step,
+            attempt = left.attempt,
+            "removing a container that was left behind"
+        );
+        docker.stop(&left.sandbox).await?;
+    }
+    Ok(())
+}
+
+/// A sandbox's name, the runner's binary and the report URL for sandboxes on other machines;
+/// `None` when no step uses one.
+fn remote(options: &HomeOptions) -> Result<Option<(String, PathBuf, String)>, OpenError> {
+    let Some(name) = used(options, daytona::NAME) else {
         return Ok(None);
     };
     let url = options
@@ -486,18 +561,19 @@ fn ignore_in_git(dir: &Path) -> Result<(), OpenError> {
     std::fs::write(&path, "*\n").map_err(|why| OpenError::File { path, why })
 }
 
-/// Tells runners on this machine where to report, whole or not at all.
-fn write_report_url(path: &Path, address: SocketAddr) -> Result<(), OpenError> {
+/// An address by which this machine reaches its own listener.
+fn own_address(address: SocketAddr) -> SocketAddr {
     let host = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let url = format!(
-        "http://{}{}",
-        SocketAddr::new(host, address.port()),
-        http::REPORT_PREFIX
-    );
+    SocketAddr::new(host, address.port())
+}
+
+/// Tells runners on this machine where to report, whole or not at all.
+fn write_report_url(path: &Path, address: SocketAddr) -> Result<(), OpenError> {
+    let url = format!("http://{}{}", own_address(address), http::REPORT_PREFIX);
     let part = path.with_extension("part");
     let write = || {
         use std::io::Write;

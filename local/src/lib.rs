@@ -22,6 +22,7 @@ pub mod secrets;
 pub mod sensor_code;
 mod state;
 pub mod store;
+pub mod transcripts;
 mod work;
 mod worker;
 

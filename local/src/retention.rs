@@ -3,7 +3,7 @@
 //!
 //! | what | kept |
 //! |---|---|
-//! | runs that are over | [`KEEP`] after their end |
+//! | runs that are over, with their transcripts | [`KEEP`] after their end |
 //! | runs that are not over | for good |
 //! | what became of events | [`KEEP`] |
 //! | documents, marks of deliveries | until they expire, at most some days more than [`KEEP`] |
@@ -13,13 +13,14 @@
 //! | when schedules and polls fired last | for good |
 
 use crate::schema::nanos;
+use crate::transcripts::FileTranscripts;
 use crate::worker::{Worker, pause};
 use jiff::{SignedDuration, Timestamp};
 use loopy_engine::ports::PortError;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -80,10 +81,22 @@ impl Worker {
         let manifests = self.db.write(remove_manifests).await;
         let named = manifests.map_err(|why| error(&why))?;
         let objects = self.dir.join("objects");
-        tokio::task::spawn_blocking(move || remove_objects(&objects, &named))
-            .await
-            .map_err(|why| error(&why))?
-            .map_err(|why| error(&why))?;
+        let transcripts = FileTranscripts::new(&self.dir);
+        // Before the runs are read: a run that begins later keeps its own.
+        let folders = transcripts.folders().map_err(|why| error(&why))?;
+        let runs = if folders.is_empty() {
+            BTreeSet::new()
+        } else {
+            let runs = self.db.read(folders_of_runs).await;
+            runs.map_err(|why| error(&why))?
+        };
+        tokio::task::spawn_blocking(move || {
+            remove_transcripts(folders, &runs)?;
+            remove_objects(&objects, &named)
+        })
+        .await
+        .map_err(|why| error(&why))?
+        .map_err(|why| error(&why))?;
         Ok(false)
     }
 }
@@ -100,6 +113,31 @@ fn remove_old(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<u
             ])
         })
         .collect()
+}
+
+/// The folders in which the runs there are have their transcripts.
+fn folders_of_runs(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    connection
+        .prepare_cached("SELECT id FROM runs")?
+        .query_map([], |row| {
+            let id: String = row.get(0)?;
+            Ok(FileTranscripts::folder_of(&id))
+        })?
+        .collect()
+}
+
+/// Removes the transcripts of runs that are gone.
+fn remove_transcripts(folders: Vec<PathBuf>, runs: &BTreeSet<String>) -> std::io::Result<()> {
+    for folder in folders {
+        let kept = folder
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| runs.contains(name));
+        if !kept {
+            std::fs::remove_dir_all(folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the manifests that nothing begins or began with. The hashes that the

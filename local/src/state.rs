@@ -7,6 +7,7 @@ use crate::db_error::DbError;
 use crate::dead_letters::{self, DeadLetter};
 use crate::lock::ProjectLock;
 use crate::queue::SqliteQueue;
+use crate::transcripts::FileTranscripts;
 use crate::{records, store};
 use jiff::Timestamp;
 use loopy_contract::event::Event;
@@ -16,6 +17,7 @@ use loopy_engine::message::Message;
 use loopy_engine::ports::{PortError, Queues, RunFilter};
 use loopy_engine::record::{EventFilter, EventRecord};
 use loopy_engine::run::{Effect, Run, RunStatus, RunSummary, StoredRunError};
+use loopy_engine::transcript::TranscriptOf;
 use loopy_engine::{SubmitError, check_event};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +87,14 @@ impl State {
             dir: dir.to_owned(),
             db: ReadDb::from(db),
         }
+    }
+
+    /// What the transcript of an attempt says from `offset` bytes on.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn transcript(&self, of: &TranscriptOf, offset: u64) -> Result<Vec<u8>, PortError> {
+        FileTranscripts::new(&self.dir).read(of, offset).await
     }
 
     /// Runs, newest first.
