@@ -15,6 +15,7 @@ mod fmt;
 mod forms;
 mod graph;
 mod kills;
+mod logs;
 mod lsp;
 mod orders;
 mod run;

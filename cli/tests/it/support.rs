@@ -318,6 +318,11 @@ impl Running<'_> {
         });
     }
 
+    /// Waits until stdout holds `text`.
+    pub(crate) fn until_prints(&self, text: &str) {
+        until(text, || self.stdout.text().contains(text).then_some(()));
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

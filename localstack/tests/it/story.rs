@@ -93,6 +93,27 @@ pub(crate) fn read_by_people(loopy: &Loopy, shown: &[Value], place: &[&str]) {
         }
         assert!(story.contains("run succeeded"), "{story}");
     }
+    // What the agent said and did, to its last event.
+    let review = run_of(shown, "review");
+    let mut arguments = vec!["runs", "logs", review["id"].as_str().unwrap()];
+    arguments.extend(["--step", "read", "--format", "json"]);
+    arguments.extend(place);
+    let output = loopy.run(&arguments).unwrap();
+    let lines: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of_tool = |kind: &str| {
+        let found = |line: &&Value| line["from"] == "claude-code" && line["event"]["type"] == kind;
+        lines.iter().filter(found).count()
+    };
+    assert_eq!(
+        (of_tool("system") > 0, of_tool("result")),
+        (true, 1),
+        "{lines:#?}"
+    );
+    assert!(of_tool("assistant") > 0, "{lines:#?}");
 }
 
 /// The agent's output was refused, and the run says so.
