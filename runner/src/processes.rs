@@ -165,6 +165,11 @@ impl Processes {
         })
     }
 
+    /// How many processes of the attempt live.
+    pub(crate) fn count(&self) -> usize {
+        self.left().len()
+    }
+
     /// Ends every process of the attempt: SIGTERM, five seconds, SIGKILL.
     pub(crate) async fn end_all(&self) {
         if !self.signal(Signal::TERM) {

@@ -5,7 +5,8 @@
 //! little: an API error has the subtype `success`, and a run that never called
 //! the output tool ends with code 0. So the result is read as a whole.
 
-use super::{Drive, Job, LAST_WORDS, broken, failure};
+use super::mend::Mending;
+use super::{Drive, Job, LAST_WORDS, failure};
 use crate::outcome::{check, declares_any, wanted_schema};
 use crate::processes::Ended;
 use crate::prompt;
@@ -17,14 +18,15 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
-/// How often the agent may mend an output that breaks its schema.
-const MENDS: u32 = 2;
 /// Retries of one API request: ten seconds or so. The tool's own default takes
 /// minutes, and the engine has retries too.
 const API_RETRIES: &str = "4";
 /// How the outcome is handed over.
 const HAND_OVER: &str = "When the work is done, hand over its outcome by calling the \
                          StructuredOutput tool once, with these members.";
+/// How it is handed over again.
+const HAND_OVER_AGAIN: &str =
+    "Mend it, and call the StructuredOutput tool again with all its members.";
 
 /// The `claude-code` harness.
 pub(super) struct ClaudeCode;
@@ -35,7 +37,7 @@ impl Drive for ClaudeCode {
         let schema = declares.then(|| wanted_schema(job.envelope).to_string());
         let mut prompt = prompt::render(job.envelope, HAND_OVER)?;
         let mut session = None;
-        let mut mends = 0;
+        let mut mending = Mending::default();
         loop {
             let ended = invoke(job, &prompt, schema.as_deref(), session.as_deref())
                 .await?
@@ -50,57 +52,10 @@ impl Drive for ClaudeCode {
                 },
                 None => vec![ended.no_output()],
             };
-            let last = |why: &str| {
-                broken(
-                    &format!("the agent's output breaks the step's contract{why}"),
-                    &violations,
-                )
-            };
-            if mends == MENDS {
-                return Err(last(&format!(", after {MENDS} requests to mend it")));
-            }
-            if let Some(spent) = spent(job) {
-                return Err(last(&format!(", and {spent} left to mend it")));
-            }
-            let Some(id) = ended.session_id else {
-                return Err(last(", and it has no session to mend it in"));
-            };
-            tracing::info!(
-                mends,
-                "the output breaks its schema; the agent is asked to mend it"
-            );
-            session = Some(id);
-            prompt = mend(&violations);
-            mends += 1;
+            session = ended.session_id;
+            prompt = mending.prompt(job, &violations, session.is_some(), HAND_OVER_AGAIN)?;
         }
     }
-}
-
-/// The cap that leaves nothing for another request, if any.
-fn spent(job: &Job<'_>) -> Option<&'static str> {
-    let usage = job.usage.borrow();
-    if job
-        .envelope
-        .usd
-        .is_some_and(|cap| usage.usd.unwrap_or_default() >= cap)
-    {
-        return Some("the spending limit has nothing");
-    }
-    if job.envelope.turns.is_some_and(|cap| usage.turns >= cap) {
-        return Some("the turn limit has nothing");
-    }
-    None
-}
-
-fn mend(violations: &[String]) -> String {
-    let mut prompt = String::from("The outcome was not accepted:\n");
-    for violation in violations {
-        prompt.push_str("\n- ");
-        prompt.push_str(violation);
-    }
-    prompt
-        .push_str("\n\nMend it, and call the StructuredOutput tool again with all its members.\n");
-    prompt
 }
 
 /// Runs the tool once, in a new session or in `session`.

@@ -1,7 +1,13 @@
 //! The harnesses: what drives a step's work. One file each, behind [`Drive`].
 
+mod answer;
 mod claude_code;
+mod codex;
 mod command;
+mod mend;
+mod opencode;
+mod strict;
+mod watch;
 
 use crate::processes::Processes;
 use crate::transcript::Transcript;
@@ -60,7 +66,9 @@ pub(crate) async fn drive(job: &Job<'_>) -> Result<Outcome, Failure> {
     match job.envelope.harness {
         Harness::Command => command::CommandHarness.drive(job).await,
         Harness::ClaudeCode => claude_code::ClaudeCode.drive(job).await,
-        harness @ (Harness::Codex | Harness::Opencode | Harness::Loop) => Err(failure(
+        Harness::Codex => codex::Codex.drive(job).await,
+        Harness::Opencode => opencode::Opencode.drive(job).await,
+        harness @ Harness::Loop => Err(failure(
             FailureClass::Crash,
             format!(
                 "this version of the runner does not support the harness `{harness}`; use `claude-code` or `command`"

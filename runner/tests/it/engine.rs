@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use loopy_contract::report::{
     AttemptPath, Failure, FailureClass, HeartbeatReply, Outcome, Refusal, ResultReply, StepResult,
-    launch_env,
+    TranscriptPart, TranscriptReply, launch_env,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -30,6 +30,7 @@ pub(crate) struct Record {
     run: String,
     step: String,
     pub(crate) results: Mutex<Vec<StepResult>>,
+    pub(crate) transcript: Mutex<String>,
     pub(crate) heartbeats: AtomicU64,
     pub(crate) over: AtomicBool,
     pub(crate) stop: AtomicBool,
@@ -133,6 +134,16 @@ async fn answer(
             record.results.lock().unwrap().push(result);
             Json(ResultReply { taken: true }).into_response()
         }
+        "transcript" => {
+            let part: TranscriptPart = serde_json::from_slice(&body).unwrap();
+            let mut transcript = record.transcript.lock().unwrap();
+            // The same part may come twice, and none may be missing before it.
+            let end = usize::try_from(part.offset).unwrap();
+            transcript.truncate(end);
+            assert_eq!(transcript.len(), end);
+            transcript.push_str(&part.text);
+            Json(TranscriptReply {}).into_response()
+        }
         _ => refuse(StatusCode::NOT_FOUND, "no such thing"),
     }
 }
@@ -197,6 +208,11 @@ impl Attempt {
         let server = Server::start(&self.record, 0);
         assert_eq!(code(self.launch(&server.url())).await, 0);
         self.result()
+    }
+
+    /// The transcript as it came in.
+    pub(crate) fn transcript(&self) -> String {
+        self.record.transcript.lock().unwrap().clone()
     }
 
     /// The one result that came in.

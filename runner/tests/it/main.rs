@@ -1,9 +1,12 @@
 //! The real runner binary against a report server, with real scripts, git and
-//! Claude Code.
+//! agents' tools.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod agents;
 mod claude_code;
+mod codex;
 mod command;
 mod engine;
+mod opencode;
 mod protocol;
 mod workspace;

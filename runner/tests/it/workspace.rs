@@ -8,7 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// Runs a script in `place`; gives its output.
-fn shell(place: &Path, script: &str) -> String {
+pub(crate) fn shell(place: &Path, script: &str) -> String {
     let output = Command::new("sh")
         .args(["-ec", script])
         .current_dir(place)

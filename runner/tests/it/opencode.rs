@@ -1,0 +1,1 @@
+//! The real opencode against a model API on this machine.
