@@ -135,7 +135,15 @@ impl Surroundings<'_> {
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             // A test must never find a real key: it would be used, and paid for.
-            let paid = ["ANTHROPIC_", "CLAUDE_", "OPENAI_", "DAYTONA_", "LOOPY_"];
+            let paid = [
+                "ANTHROPIC_",
+                "CLAUDE_",
+                "CODEX_",
+                "DAYTONA_",
+                "LOOPY_",
+                "OPENAI_",
+                "OPENCODE_",
+            ];
             let aws = account == Account::Emulated && name.starts_with("AWS_");
             if aws || paid.iter().any(|prefix| name.starts_with(prefix)) {
                 command.env_remove(&*name);
@@ -157,6 +165,8 @@ impl Surroundings<'_> {
             .env("LOOPY_TEST_PYRIGHT", self.tools.node_program("pyright"))
             .env("LOOPY_TEST_TSC", self.tools.node_program("tsc"))
             .env("LOOPY_TEST_CLAUDE", self.tools.claude())
+            .env("LOOPY_TEST_CODEX", self.tools.codex())
+            .env("LOOPY_TEST_OPENCODE", self.tools.opencode())
             .env("LOOPY_TEST_WEBHOOKS", self.tools.webhooks());
         command
     }

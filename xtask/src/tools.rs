@@ -1,7 +1,7 @@
 //! Installs the tools the tests use, each pinned, into the target folder: a Python
 //! virtual environment (emulator, cfn-lint, cargo-lambda, AWS CLI, mypy) and npm
-//! packages (Claude Code, real webhook deliveries, pyright, TypeScript). Does nothing
-//! when they are there already.
+//! packages (the agents' tools, real webhook deliveries, pyright, TypeScript). Does
+//! nothing when they are there already.
 
 use crate::debian::{self, Need};
 use crate::error::Error;
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const CLAUDE_CODE: &str = "2.1.329";
+const CODEX: &str = "0.169.0";
+const OPENCODE: &str = "1.18.33";
 const WEBHOOKS: &str = "@octokit/webhooks-examples@7.6.1";
 const PYRIGHT: &str = "pyright@1.1.414";
 const TYPESCRIPT: &str = "typescript@7.0.2";
@@ -44,8 +46,8 @@ pub(crate) struct Tools {
     pub(crate) bin: PathBuf,
     /// The `node_modules` folder.
     pub(crate) node_modules: PathBuf,
-    /// Claude Code's npm package on this machine.
-    claude_package: String,
+    /// This machine's architecture.
+    arch: NodeArch,
     /// Held as long as the tools are changed or built with, so that two tasks on
     /// one target folder don't get into each other's way.
     lock: File,
@@ -64,7 +66,24 @@ impl Tools {
 
     /// The Claude Code binary.
     pub(crate) fn claude(&self) -> PathBuf {
-        self.node_modules.join(&self.claude_package).join("claude")
+        self.node_modules
+            .join(self.arch.claude_package())
+            .join("claude")
+    }
+
+    /// The Codex binary, in the tree of what it brings along.
+    pub(crate) fn codex(&self) -> PathBuf {
+        self.node_modules
+            .join("@openai/codex/vendor")
+            .join(format!("{}-unknown-linux-musl", self.arch.machine))
+            .join("bin/codex")
+    }
+
+    /// The opencode binary.
+    pub(crate) fn opencode(&self) -> PathBuf {
+        self.node_modules
+            .join(self.arch.opencode_package())
+            .join("bin/opencode")
     }
 
     /// The folder of real webhook deliveries.
@@ -98,10 +117,13 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Tools, Error> {
         python(&workspace.root, &venv)
     })?;
 
-    let claude_package = claude_package()?;
+    let arch = NodeArch::host()?;
     let npm = workspace.tools.join("npm");
     let packages = [
-        format!("{claude_package}@{CLAUDE_CODE}"),
+        format!("{}@{CLAUDE_CODE}", arch.claude_package()),
+        // Its binaries are versions of the one package.
+        format!("@openai/codex@{CODEX}-linux-{}", arch.node),
+        format!("{}@{OPENCODE}", arch.opencode_package()),
         WEBHOOKS.to_owned(),
         PYRIGHT.to_owned(),
         TYPESCRIPT.to_owned(),
@@ -111,7 +133,7 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Tools, Error> {
     Ok(Tools {
         bin: venv.join("bin"),
         node_modules: npm.join("node_modules"),
-        claude_package,
+        arch,
         lock,
     })
 }
@@ -180,18 +202,37 @@ fn python(root: &Path, venv: &Path) -> Result<(), Error> {
     )
 }
 
-fn claude_package() -> Result<String, Error> {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "x64",
-        "aarch64" => "arm64",
-        other => {
-            return Err(Error::Missing {
-                missing: format!("Claude Code for {other}"),
-                remedy: "The tests run on x86_64 and aarch64.".to_owned(),
-            });
-        }
-    };
-    Ok(format!("@anthropic-ai/claude-code-linux-{arch}"))
+/// What an architecture is called in the names of packages.
+#[derive(Clone, Copy)]
+struct NodeArch {
+    /// By npm.
+    node: &'static str,
+    /// By compilers.
+    machine: &'static str,
+}
+
+impl NodeArch {
+    fn host() -> Result<Self, Error> {
+        let (node, machine) = match std::env::consts::ARCH {
+            "x86_64" => ("x64", "x86_64"),
+            "aarch64" => ("arm64", "aarch64"),
+            other => {
+                return Err(Error::Missing {
+                    missing: format!("the agents' tools for {other}"),
+                    remedy: "The tests run on x86_64 and aarch64.".to_owned(),
+                });
+            }
+        };
+        Ok(Self { node, machine })
+    }
+
+    fn claude_package(self) -> String {
+        format!("@anthropic-ai/claude-code-linux-{}", self.node)
+    }
+
+    fn opencode_package(self) -> String {
+        format!("opencode-linux-{}", self.node)
+    }
 }
 
 /// Installs npm packages in a fresh folder.
