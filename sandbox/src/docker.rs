@@ -225,7 +225,13 @@ impl Docker {
             prefix: config.report_prefix,
         };
         Ok(Self {
-            gates: Gates::new(client.clone(), state.clone(), project.clone(), report),
+            gates: Gates::new(
+                client.clone(),
+                info.id.unwrap_or_default(),
+                state.clone(),
+                project.clone(),
+                report,
+            ),
             client,
             state,
             prefix: format!("loopy-{}-", mark.get(..10).unwrap_or_default()),

@@ -420,11 +420,12 @@ async fn read_head(client: &mut TcpStream) -> Result<Option<(Vec<u8>, usize)>, R
         let end = bytes
             .get(from..)
             .and_then(|new| new.windows(4).position(|four| four == b"\r\n\r\n"));
-        if let Some(end) = end {
-            return Ok(Some((bytes, from + end + 4)));
-        }
-        if bytes.len() > LONGEST_HEAD {
+        let length = end.map(|end| from + end + 4);
+        if length.unwrap_or(bytes.len()) > LONGEST_HEAD {
             return Err(Refusal::new(TOO_LARGE, "the request's head is too long"));
+        }
+        if let Some(length) = length {
+            return Ok(Some((bytes, length)));
         }
     }
 }

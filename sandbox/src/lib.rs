@@ -8,6 +8,7 @@ pub mod docker;
 #[cfg(feature = "docker")]
 pub mod egress;
 mod image;
+pub mod github;
 pub mod local;
 mod processes;
 mod shell;

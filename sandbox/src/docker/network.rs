@@ -12,18 +12,25 @@ use crate::egress::{Allowed, Egress, Guest, Guests, ReportTo, SystemResolver};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::{EndpointResource, NetworkCreateRequest, NetworkInspect};
-use std::collections::BTreeMap;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
 
 /// Containers that are remembered; more are looked up anew.
 const MOST_KNOWN: usize = 4096;
+/// How long another process may take to make a network.
+const MAKE_TIME: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Which network a sandbox is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +90,8 @@ impl Gate {
 /// The networks of a project, each made when it is needed.
 pub(super) struct Gates {
     docker: Docker,
+    /// The engine's id.
+    engine: String,
     /// The state directory.
     state: PathBuf,
     /// The state directory, as containers are labelled with it.
@@ -101,9 +110,16 @@ impl Drop for Listening {
 }
 
 impl Gates {
-    pub(super) fn new(docker: Docker, state: PathBuf, project: String, report: ReportTo) -> Self {
+    pub(super) fn new(
+        docker: Docker,
+        engine: String,
+        state: PathBuf,
+        project: String,
+        report: ReportTo,
+    ) -> Self {
         Self {
             docker,
+            engine,
             state,
             project,
             report,
@@ -117,7 +133,7 @@ impl Gates {
         if let Some((gate, _)) = open.get(&kind) {
             return Ok(gate.clone());
         }
-        let network = ensure(&self.docker, kind).await?;
+        let network = ensure(&self.docker, &self.engine, kind).await?;
         let ip = gateway(&network).ok_or_else(|| {
             Trouble::new(
                 &format!("use the network {}", kind.network()),
@@ -172,10 +188,14 @@ impl Gates {
 }
 
 /// The network, made where it is missing.
-async fn ensure(docker: &Docker, kind: Kind) -> Result<NetworkInspect, Trouble> {
+async fn ensure(docker: &Docker, engine: &str, kind: Kind) -> Result<NetworkInspect, Trouble> {
     let name = kind.network();
     let what = format!("make the network {name}");
-    for _ in 0..2 {
+    // The interface on this machine, of which another engine may have one too.
+    let mark = hex::encode(Sha256::digest(format!("{engine} {name}").as_bytes()));
+    let bridge = format!("loopy-{}", mark.get(..9).unwrap_or_default());
+    let begun = Instant::now();
+    loop {
         match docker.inspect_network(name, None).await {
             Ok(network) if kind == Kind::Sealed && network.internal != Some(true) => {
                 return Err(Trouble::new(
@@ -192,8 +212,13 @@ async fn ensure(docker: &Docker, kind: Kind) -> Result<NetworkInspect, Trouble> 
             driver: Some("bridge".to_owned()),
             internal: Some(kind == Kind::Sealed),
             options: Some(
-                [("com.docker.network.bridge.enable_icc", "false")]
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                [("enable_icc", "false"), ("name", bridge.as_str())]
+                    .map(|(name, value)| {
+                        (
+                            format!("com.docker.network.bridge.{name}"),
+                            value.to_owned(),
+                        )
+                    })
                     .into(),
             ),
             labels: Some([(label::LOOPY.to_owned(), "1".to_owned())].into()),
@@ -201,15 +226,17 @@ async fn ensure(docker: &Docker, kind: Kind) -> Result<NetworkInspect, Trouble> 
         };
         match docker.create_network(wanted).await {
             Ok(_) => tracing::info!("made the network {name}"),
-            // Another process was faster.
-            Err(error) if status(&error) == Some(409) => {}
+            // Another process was faster: an engine may have two networks of one name,
+            // but not of one bridge.
+            Err(error)
+                if begun.elapsed() < MAKE_TIME
+                    && matches!(status(&error), Some(403 | 409 | 500)) =>
+            {
+                sleep(LOOK).await;
+            }
             Err(error) => return Err(Trouble::new(&what, error)),
         }
     }
-    docker
-        .inspect_network(name, None)
-        .await
-        .map_err(|error| Trouble::new(&what, error))
 }
 
 fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
@@ -318,12 +345,12 @@ impl Roll {
         Ok(guest)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Option<Arc<Guest>>>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<Guest>>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sandbox that these labels are of, if it is one of this project.
-    fn read(&self, labels: &std::collections::HashMap<String, String>) -> Option<Guest> {
+    fn read(&self, labels: &HashMap<String, String>) -> Option<Guest> {
         let label = |name: &str| labels.get(name).map(String::as_str);
         if label(label::PROJECT)? != self.project {
             return None;
