@@ -280,7 +280,7 @@ impl Workspace {
     ///
     /// # Errors
     /// It is absolute, goes up, or leaves by a symbolic link.
-    fn inside(&self, path: &str) -> Result<PathBuf, Failure> {
+    pub(crate) fn inside(&self, path: &str) -> Result<PathBuf, Failure> {
         let refused = || {
             sandbox(format!(
                 "the path `{path}` leaves the workspace; use one inside it"
