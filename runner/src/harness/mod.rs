@@ -1,6 +1,7 @@
 //! The harnesses: what drives a step's work. One file each, behind [`Drive`].
 
 mod answer;
+mod agent_loop;
 mod claude_code;
 mod codex;
 mod command;
@@ -68,12 +69,7 @@ pub(crate) async fn drive(job: &Job<'_>) -> Result<Outcome, Failure> {
         Harness::ClaudeCode => claude_code::ClaudeCode.drive(job).await,
         Harness::Codex => codex::Codex.drive(job).await,
         Harness::Opencode => opencode::Opencode.drive(job).await,
-        harness @ Harness::Loop => Err(failure(
-            FailureClass::Crash,
-            format!(
-                "this version of the runner does not support the harness `{harness}`; use `claude-code` or `command`"
-            ),
-        )),
+        Harness::Loop => agent_loop::AgentLoop.drive(job).await,
     }
 }
 

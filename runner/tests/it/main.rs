@@ -2,6 +2,7 @@
 //! agents' tools.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod agent_loop;
 mod agents;
 mod claude_code;
 mod codex;
