@@ -35,6 +35,9 @@ pub mod var {
     pub const WEBHOOK_SECRET: &str = "LOOPY_WEBHOOK_SECRET";
     /// ARN of the secret with the sandboxes' variables; empty when there are none.
     pub const SANDBOX_SECRET: &str = "LOOPY_SANDBOX_SECRET";
+    /// ARN of the secret with the GitHub App; empty when no sandbox clones from
+    /// GitHub.
+    pub const GITHUB_SECRET: &str = "LOOPY_GITHUB_SECRET";
     /// ARN of the secret with the engine's credentials; empty when there are none.
     pub const ENGINE_SECRET: &str = "LOOPY_ENGINE_SECRET";
     /// Name of the function with the project's Python sensors; empty when

@@ -135,6 +135,10 @@ impl Secrets for SecretsManager {
             .collect())
     }
 
+    async fn github_app(&self) -> Result<BTreeMap<String, String>, PortError> {
+        self.map(var::GITHUB_SECRET).await
+    }
+
     async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError> {
         self.map(var::ENGINE_SECRET).await
     }

@@ -216,6 +216,21 @@ pub struct Repo {
     pub depth: Option<u32>,
 }
 
+impl Repo {
+    /// Its `owner/name`, when it is on GitHub.
+    pub fn on_github(&self) -> Option<String> {
+        let url = self.url.trim_end_matches('/');
+        let path = url.strip_prefix("https://github.com/").unwrap_or(url);
+        let path = path.strip_suffix(".git").unwrap_or(path);
+        let (owner, name) = path.split_once('/')?;
+        let fits = |part: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
+        };
+        (fits(owner) && fits(name)).then(|| format!("{owner}/{name}"))
+    }
+}
+
 /// Who does a step's work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Agent {
@@ -732,4 +747,41 @@ pub struct EventLineage {
     pub producers: BTreeSet<String>,
     /// Step ids, sorted.
     pub consumers: BTreeSet<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_on_github_are_told_from_others() {
+        let name = |url: &str| {
+            let repo = Repo {
+                url: url.to_owned(),
+                r#ref: None,
+                path: None,
+                depth: None,
+            };
+            repo.on_github()
+        };
+        for url in [
+            "octo/hello.world",
+            "https://github.com/octo/hello.world",
+            "https://github.com/octo/hello.world.git",
+            "https://github.com/octo/hello.world/",
+        ] {
+            assert_eq!(name(url).as_deref(), Some("octo/hello.world"), "{url}");
+        }
+        for url in [
+            "https://gitlab.com/octo/hello",
+            "git@github.com:octo/hello.git",
+            "/srv/hello.git",
+            "../hello",
+            "https://github.com/octo",
+            "octo/a/b",
+            "octo/a?b",
+        ] {
+            assert_eq!(name(url), None, "{url}");
+        }
+    }
 }

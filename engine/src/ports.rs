@@ -179,6 +179,11 @@ pub trait Secrets: Send + Sync {
     async fn webhook_secrets(&self, variable: &str) -> Result<Vec<String>, PortError>;
     /// The engine's own credentials: `DAYTONA_API_KEY` and its like.
     async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError>;
+    /// The GitHub App whose tokens sandboxes clone with, as variables; empty when
+    /// there is none.
+    async fn github_app(&self) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
+    }
     /// The key that attempt tokens are derived from.
     async fn token_key(&self) -> Result<Vec<u8>, PortError>;
 }

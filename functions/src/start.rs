@@ -2,11 +2,13 @@
 
 use crate::{logs, runner::AssetsRunner};
 use loopy_aws::home::HomeError;
-use loopy_aws::{Home, MissingVariable};
+use loopy_aws::env::var;
+use loopy_aws::{Home, MissingVariable, SystemClock};
 use loopy_engine::Engine;
 use loopy_engine::ports::{PortError, Secrets};
 use loopy_sandbox::Providers;
 use loopy_sandbox::daytona::Daytona;
+use loopy_sandbox::github::GithubTokens;
 use std::sync::Arc;
 
 /// What a function cannot do without. It says so when it starts, and not in
@@ -66,7 +68,11 @@ async fn make_engine(needs: Needs) -> Result<(Engine, Home), StartError> {
     for name in needs.maybe_empty {
         home.environment().may_be_empty(name)?;
     }
-    let secrets: Arc<dyn Secrets> = Arc::new(home.secrets());
+    let mut secrets: Arc<dyn Secrets> = Arc::new(home.secrets());
+    if needs.maybe_empty.contains(&var::GITHUB_SECRET) {
+        // It hands sandboxes their environment.
+        secrets = Arc::new(GithubTokens::new(secrets, Arc::new(SystemClock))?);
+    }
     let sandboxes = providers(&home, &secrets, needs.sandboxes)?;
     let engine = Engine::new(home.ports(secrets, Arc::new(sandboxes))?);
     Ok((engine, home))

@@ -2,7 +2,7 @@
 //! anything is deployed, and put into the stack's secrets afterwards. They are
 //! in no template, no parameter, no log and no error.
 
-use crate::stack::{DAYTONA_VARIABLES, Needs};
+use crate::stack::{DAYTONA_VARIABLES, GITHUB_VARIABLES, Needs};
 use aws_sdk_secretsmanager::Client;
 use loopy_contract::manifest::previous_secret;
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ pub struct Values {
     webhooks: Variables,
     sandboxes: BTreeMap<String, Variables>,
     engine: Variables,
+    github: Variables,
     sensors: Variables,
 }
 
@@ -130,6 +131,15 @@ impl Values {
                 ));
             }
         }
+        if needs.github {
+            // A sandbox may bring a token of its own, and a public repository
+            // needs none: that there is no App is no error here.
+            for variable in GITHUB_VARIABLES {
+                if let Some(value) = own.get(variable) {
+                    values.github.insert(variable.to_owned(), value.clone());
+                }
+            }
+        }
         for (sandbox, files) in &needs.sandboxes {
             let variables = values.sandboxes.entry(sandbox.clone()).or_default();
             for file in files {
@@ -183,6 +193,7 @@ impl Values {
                 "SandboxSecret",
                 json!(self.sandboxes),
             ),
+            (needs.github, "GithubSecret", json!(self.github)),
             (needs.daytona, "EngineSecret", json!(self.engine)),
             (needs.sensors, "SensorSecret", json!(self.sensors)),
         ];
@@ -314,6 +325,7 @@ mod tests {
                 vec!["a.env".to_owned(), "b.env".to_owned()],
             )]
             .into(),
+            github: true,
             daytona: true,
             sensors: false,
         }
@@ -343,7 +355,7 @@ mod tests {
         write(
             "loopy.env",
             "GITHUB_WEBHOOK_SECRET=old\nGITHUB_WEBHOOK_SECRET_PREVIOUS=older\n\
-             DAYTONA_API_KEY=key\nOTHER=no\n",
+             DAYTONA_API_KEY=key\nGITHUB_APP_ID=12\nOTHER=no\n",
         );
         write("a.env", "A=1\nB=1\n");
         write("b.env", "B=2\n");
@@ -357,6 +369,7 @@ mod tests {
             ])
         );
         assert_eq!(values.engine, variables(&[("DAYTONA_API_KEY", "key")]));
+        assert_eq!(values.github, variables(&[("GITHUB_APP_ID", "12")]));
         assert_eq!(
             values.sandboxes["Dev"],
             variables(&[("A", "1"), ("B", "2")])

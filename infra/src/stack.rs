@@ -22,6 +22,10 @@ pub const MAX_RESOURCES: usize = 500;
 /// The functions that every stack has, by the names of their binaries.
 pub const FUNCTIONS: [&str; 6] = ["webhook", "sensor", "start", "step", "report", "watch"];
 
+/// The variables of a GitHub App; without one, sandboxes bring their own tokens.
+pub const GITHUB_VARIABLES: [&str; 3] =
+    ["GITHUB_APP_ID", "GITHUB_APP_PRIVATE_KEY", "GITHUB_API_URL"];
+
 /// The variables of the engine's own credentials; the first is required.
 pub const DAYTONA_VARIABLES: [&str; 3] = ["DAYTONA_API_KEY", "DAYTONA_API_URL", "DAYTONA_TARGET"];
 
@@ -86,6 +90,8 @@ pub struct Needs {
     pub webhooks: BTreeMap<String, Vec<String>>,
     /// Sandboxes in use that have an `env_file`, with those files.
     pub sandboxes: BTreeMap<String, Vec<String>>,
+    /// Whether a sandbox in use clones from GitHub.
+    pub github: bool,
     /// Whether a sandbox in use is Daytona's.
     pub daytona: bool,
     /// Whether the Python sensors have an environment of their own.
@@ -113,6 +119,7 @@ impl Needs {
         }
         for (name, sandbox) in used_sandboxes(manifest) {
             needs.daytona |= sandbox.provider == "daytona";
+            needs.github |= sandbox.repos.iter().any(|repo| repo.on_github().is_some());
             if !sandbox.env_file.is_empty() {
                 needs
                     .sandboxes
@@ -129,6 +136,7 @@ impl Needs {
         [
             (!self.webhooks.is_empty(), "WebhookSecret"),
             (!self.sandboxes.is_empty(), "SandboxSecret"),
+            (self.github, "GithubSecret"),
             (self.daytona, "EngineSecret"),
             (self.sensors, "SensorSecret"),
         ]
@@ -501,7 +509,7 @@ fn add_python_sensors(template: &mut Template, key: &str, env: bool) -> Result<(
 
 /// The secrets the project needs, each readable by the functions that use it.
 fn add_secrets(template: &mut Template, needs: &Needs) -> Result<(), StackError> {
-    let secrets: [(bool, &str, &str, &str, &[&str]); 3] = [
+    let secrets: [(bool, &str, &str, &str, &[&str]); 4] = [
         (
             !needs.webhooks.is_empty(),
             "WebhookSecret",
@@ -514,6 +522,13 @@ fn add_secrets(template: &mut Template, needs: &Needs) -> Result<(), StackError>
             "SandboxSecret",
             "Environment of the sandboxes, from their env_file",
             "LOOPY_SANDBOX_SECRET",
+            &["Report"],
+        ),
+        (
+            needs.github,
+            "GithubSecret",
+            "GitHub App whose tokens the sandboxes clone with",
+            "LOOPY_GITHUB_SECRET",
             &["Report"],
         ),
         (

@@ -24,6 +24,7 @@ use loopy_contract::manifest::{Manifest, SensorTrigger};
 use loopy_engine::message::QueueName;
 use loopy_engine::ports::{Clock, Manifests, PortError, Ports, Sandboxes, Secrets, Store};
 use loopy_engine::{Answer, Engine, ReportRequest, SubmitError, unsupported};
+use loopy_sandbox::github::GithubTokens;
 use loopy_sandbox::Providers;
 use loopy_sandbox::daytona::{self, API_KEY, Daytona, RunnerBinary};
 use loopy_sandbox::docker::{self, Docker, DockerConfig, Environment};
@@ -231,8 +232,8 @@ impl LocalHome {
             container_runner = vec![runner.to_string_lossy().into_owned()];
         }
         let docker_host = environment.get(docker::HOST).cloned();
-        let mut secrets: Arc<dyn Secrets> =
-            Arc::new(LocalSecrets::new(&project, &dir, environment));
+        let own = Arc::new(LocalSecrets::new(&project, &dir, environment));
+        let mut secrets: Arc<dyn Secrets> = Arc::new(GithubTokens::new(own, Arc::clone(&clock))?);
         let mut providers = Providers::new().with_local(Local::new(LocalConfig {
             state: dir.clone(),
             runner: options.runner,

@@ -5,6 +5,7 @@ use crate::dotenv::{self, DotenvError};
 use async_trait::async_trait;
 use loopy_contract::manifest::{Sandbox, previous_secret};
 use loopy_engine::ports::{PortError, Secrets};
+use loopy_sandbox::github;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -106,6 +107,22 @@ impl Secrets for LocalSecrets {
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), self.engine_value(&file, name)?)))
             .collect())
+    }
+
+    async fn github_app(&self) -> Result<BTreeMap<String, String>, PortError> {
+        let error = |why: &dyn fmt::Display| PortError::new("look up the GitHub App", why);
+        let file = self.engine_file().map_err(|why| error(&why))?;
+        let mut app: BTreeMap<String, String> = github::VARIABLES
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), self.engine_value(&file, name)?)))
+            .collect();
+        if let Some(path) = self.engine_value(&file, github::APP_KEY_FILE) {
+            let path = self.project.join(path);
+            let key = std::fs::read_to_string(&path)
+                .map_err(|why| error(&format!("{}: {why}", path.display())))?;
+            app.entry(github::APP_KEY.to_owned()).or_insert(key);
+        }
+        Ok(app)
     }
 
     async fn token_key(&self) -> Result<Vec<u8>, PortError> {

@@ -5,5 +5,6 @@
 pub mod anthropic;
 pub mod daytona;
 pub mod editor;
+pub mod github;
 mod host;
 pub mod openai;

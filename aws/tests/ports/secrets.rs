@@ -50,10 +50,13 @@ async fn each_kind_of_secret_is_read_from_its_map() {
     let sandboxes = account.make_secret("sandboxes", &value.to_string()).await;
     let value = json!({"DAYTONA_API_KEY": "k"});
     let engine = account.make_secret("engine", &value.to_string()).await;
+    let value = json!({"GITHUB_APP_ID": "12"});
+    let github = account.make_secret("github", &value.to_string()).await;
     let key = account.make_secret("key", &"k".repeat(64)).await;
     account.set(var::WEBHOOK_SECRET, &webhooks);
     account.set(var::SANDBOX_SECRET, &sandboxes);
     account.set(var::ENGINE_SECRET, &engine);
+    account.set(var::GITHUB_SECRET, &github);
     account.set(var::TOKEN_KEY_SECRET, &key);
     let secrets = secrets(&account);
 
@@ -82,6 +85,10 @@ async fn each_kind_of_secret_is_read_from_its_map() {
     assert_eq!(
         secrets.engine_env().await.unwrap(),
         map(&[("DAYTONA_API_KEY", "k")])
+    );
+    assert_eq!(
+        secrets.github_app().await.unwrap(),
+        map(&[("GITHUB_APP_ID", "12")])
     );
     assert_eq!(secrets.token_key().await.unwrap(), vec![b'k'; 64]);
 }

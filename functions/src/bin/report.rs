@@ -19,7 +19,7 @@ const NEEDS: Needs = Needs {
         var::WATCH_FUNCTION,
         var::TOKEN_KEY_SECRET,
     ],
-    maybe_empty: &[var::SANDBOX_SECRET],
+    maybe_empty: &[var::SANDBOX_SECRET, var::GITHUB_SECRET],
     sandboxes: Sandboxes::None,
 };
 

@@ -106,6 +106,7 @@ fn environment(emulator: &Emulator, manifest: &str) -> Value {
         ),
         ("LOOPY_WEBHOOK_SECRET", String::new()),
         ("LOOPY_SANDBOX_SECRET", String::new()),
+        ("LOOPY_GITHUB_SECRET", String::new()),
         ("LOOPY_ENGINE_SECRET", String::new()),
         ("LOOPY_SENSOR_PYTHON", String::new()),
     ]);
