@@ -4,7 +4,7 @@
 use loopy_contract::manifest::{Harness, Manifest, SensorSource};
 
 /// The sandbox providers this version has.
-pub const PROVIDERS: [&str; 2] = ["local", "daytona"];
+pub const PROVIDERS: [&str; 3] = ["local", "docker", "daytona"];
 
 /// The harnesses this version has.
 pub const HARNESSES: [Harness; 2] = [Harness::ClaudeCode, Harness::Command];

@@ -514,14 +514,14 @@ async fn what_cannot_be_started_is_refused_with_its_reason() {
     );
     let why = refusal(with("/bin/sh", PLAIN_PATH), spec("../escape")).await;
     assert!(why.contains("../escape"), "{why}");
-    let mut docker = spec("docker");
-    docker.sandbox.provider = "docker".into();
-    let why = refusal(with("/bin/sh", PLAIN_PATH), docker).await;
+    let mut unknown = spec("fargate");
+    unknown.sandbox.provider = "fargate".into();
+    let why = refusal(with("/bin/sh", PLAIN_PATH), unknown).await;
     assert!(
-        why.contains("sandbox `Box`") && why.contains("`docker`"),
+        why.contains("sandbox `Box`") && why.contains("`fargate`"),
         "{why}"
     );
-    assert!(why.contains("`local` and `daytona`"), "{why}");
+    assert!(why.contains("`local`, `docker` and `daytona`"), "{why}");
     let mut elsewhere = spec("daytona");
     elsewhere.sandbox.provider = "daytona".into();
     let why = refusal(with("/bin/sh", PLAIN_PATH), elsewhere).await;

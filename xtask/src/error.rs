@@ -85,6 +85,14 @@ pub(crate) enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// The Docker engine did not come up.
+    #[error("the Docker engine did not come up: {problem}; its log is {log}")]
+    Docker {
+        /// What happened instead.
+        problem: String,
+        /// Where its log is.
+        log: PathBuf,
+    },
     /// The emulator did not come up.
     #[error("the emulator did not come up: {problem}; its log is {log}")]
     Emulator {

@@ -11,6 +11,7 @@
 mod bench;
 mod debian;
 mod dist;
+mod docker;
 mod emulator;
 mod error;
 mod fuzz;

@@ -1,6 +1,7 @@
 //! Runs the tests with all they need around them.
 
 use crate::dist::{self, Arch};
+use crate::docker::Docker;
 use crate::emulator::Emulator;
 use crate::error::Error;
 use crate::process;
@@ -19,10 +20,12 @@ pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), 
     let dist = dist::build(workspace, &tools, Arch::host(), None)?;
     tools.unlock(workspace)?;
     let emulator = Emulator::start(workspace, &tools)?;
+    let docker = Docker::start(workspace)?;
     let surroundings = Surroundings {
         tools: &tools,
         dist: &dist,
         endpoint: &emulator.endpoint(),
+        docker: Some(&docker),
     };
     let chosen = chosen(runner_args, &["--workspace"]);
     let mut outcome = Ok(());
@@ -42,6 +45,7 @@ pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), 
     ));
     if tests.is_err() || outcome.is_err() {
         eprintln!("the emulator's log: {}", emulator.log.display());
+        eprintln!("the Docker engine's log: {}", docker.log.display());
     }
     tests.and(outcome)
 }
@@ -62,6 +66,7 @@ pub(crate) fn e2e(
         tools: &tools,
         dist: &dist,
         endpoint,
+        docker: None,
     };
     let chosen = chosen(runner_args, &["--package", "loopy-localstack"]);
     process::run(&mut runner(
@@ -127,6 +132,7 @@ struct Surroundings<'a> {
     tools: &'a Tools,
     dist: &'a Path,
     endpoint: &'a str,
+    docker: Option<&'a Docker>,
 }
 
 impl Surroundings<'_> {
@@ -168,6 +174,9 @@ impl Surroundings<'_> {
             .env("LOOPY_TEST_CODEX", self.tools.codex())
             .env("LOOPY_TEST_OPENCODE", self.tools.opencode())
             .env("LOOPY_TEST_WEBHOOKS", self.tools.webhooks());
+        if let Some(docker) = self.docker {
+            command.env("LOOPY_TEST_DOCKER", docker.host());
+        }
         command
     }
 }
