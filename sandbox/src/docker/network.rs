@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,9 @@ use tokio::time::{Instant, sleep};
 
 /// Containers that are remembered; more are looked up anew.
 const MOST_KNOWN: usize = 4096;
+/// Where this process listens, so that a firewall can let sandboxes at nothing else of
+/// this machine.
+const PORTS: RangeInclusive<u16> = 40960..=41983;
 /// How long another process may take to make a network.
 const MAKE_TIME: Duration = Duration::from_secs(10);
 /// Between two looks at it.
@@ -143,7 +147,7 @@ impl Gates {
         let folder = self.state.join("docker").join(kind.network());
         let what = format!("prepare {}", folder.display());
         make_folder(&folder).map_err(|error| Trouble::new(&what, error))?;
-        let listener = listen(ip, &folder.join("port")).await.map_err(|error| {
+        let listener = listen(ip, &folder.join("port"), &self.project).await.map_err(|error| {
             Trouble::new(
                 &format!("listen on {ip}, this machine's address on the network {}", kind.network()),
                 format!("{error}; sandboxes report there, so the engine has to be Docker on this very machine, not in a virtual machine"),
@@ -247,8 +251,9 @@ fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
         .find(IpAddr::is_ipv4)
 }
 
-/// Listens where it did before, if it can: what runs in sandboxes was told so once.
-async fn listen(ip: IpAddr, port: &Path) -> io::Result<TcpListener> {
+/// Listens where it did before, if it can: what runs in sandboxes was told so once. Else
+/// on one of [`PORTS`], of which each project begins with another.
+async fn listen(ip: IpAddr, port: &Path, project: &str) -> io::Result<TcpListener> {
     let before = fs::read_to_string(port)
         .ok()
         .and_then(|text| text.trim().parse::<u16>().ok());
@@ -260,7 +265,21 @@ async fn listen(ip: IpAddr, port: &Path) -> io::Result<TcpListener> {
             }
         }
     }
-    TcpListener::bind((ip, 0)).await
+    let count = PORTS.end() - PORTS.start() + 1;
+    let digest = Sha256::digest(project.as_bytes());
+    let first = digest
+        .iter()
+        .fold(0_u16, |sum, byte| (sum * 31 + u16::from(*byte)) % count);
+    let mut outcome = Err(io::Error::from(io::ErrorKind::AddrInUse));
+    for number in 0..count {
+        let port = PORTS.start() + (first + number) % count;
+        outcome = TcpListener::bind((ip, port)).await;
+        match &outcome {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            _ => break,
+        }
+    }
+    outcome
 }
 
 /// A folder that users of sandboxes can read. Those above it are for this user only,

@@ -9,6 +9,7 @@ mod handoff;
 mod load;
 mod lsp;
 mod peers;
+mod sandboxes;
 
 pub(crate) use durable::serve as serve_durable;
 
@@ -37,6 +38,8 @@ pub(crate) enum Part {
     Functions,
     /// Time from one step's success to the next one's start and success.
     Handoff,
+    /// What a sandbox costs a step, by provider.
+    Sandboxes,
     /// What a step calls of AWS, and what that costs.
     Calls,
     /// A burst of events in a stack. Not among all: it takes its time.
@@ -47,12 +50,13 @@ pub(crate) enum Part {
 }
 
 /// What is measured when nothing is named.
-const ALL: [Part; 6] = [
+const ALL: [Part; 7] = [
     Part::Compile,
     Part::Lsp,
     Part::Durable,
     Part::Functions,
     Part::Handoff,
+    Part::Sandboxes,
     Part::Calls,
 ];
 
@@ -69,6 +73,7 @@ pub(crate) fn run(workspace: &Workspace, part: Option<Part>) -> Result<(), Error
             Part::Durable => durable::run(workspace)?,
             Part::Functions => functions::run(workspace)?,
             Part::Handoff => handoff::run(workspace)?,
+            Part::Sandboxes => sandboxes::run(workspace)?,
             Part::Calls => calls::run(workspace)?,
             Part::Load => load::run(workspace)?,
             Part::Peers => peers::run(workspace)?,
