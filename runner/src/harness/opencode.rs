@@ -347,6 +347,8 @@ struct Events<'a> {
     /// Bytes of the journal, and when it was written to.
     journal_state: Option<(u64, std::time::SystemTime)>,
     session: Option<String>,
+    /// A step has begun and is not finished.
+    is_open: bool,
     /// The message whose text is at hand.
     message: String,
     text: String,
@@ -362,6 +364,7 @@ impl<'a> Events<'a> {
             journal,
             journal_state: None,
             session: None,
+            is_open: false,
             message: String::new(),
             text: String::new(),
             reason: None,
@@ -409,6 +412,11 @@ impl Read for Events<'_> {
         }
         match text("/type") {
             Some("step_start") => {
+                // An answer that breaks off is asked for again, and nothing said.
+                if self.is_open {
+                    watch.trouble("its answer stopped in the middle");
+                }
+                self.is_open = true;
                 self.message = text("/part/messageID").unwrap_or_default().to_owned();
                 self.text.clear();
                 self.reason = None;
@@ -430,6 +438,7 @@ impl Read for Events<'_> {
             }
             Some("step_finish") => {
                 watch.answered();
+                self.is_open = false;
                 let reason = text("/part/reason").unwrap_or_default().to_owned();
                 if let Some(part) = event.get("part") {
                     self.step(part);

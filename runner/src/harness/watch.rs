@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 pub(super) const PATIENCE: &str = "LOOPY_MODEL_PATIENCE";
 /// Its value where the sandbox says nothing.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(300);
-/// How long a model API may refuse every request, at most.
+/// How long a model API may fail, at most, before a further failure ends the tool.
 const TROUBLE: Duration = Duration::from_secs(60);
 /// A tool that runs no command may say nothing for so many times the patience.
 /// It has its own time limit for one request, and tries again.
@@ -43,8 +43,8 @@ pub(super) struct Watch<'j> {
     program: &'static str,
     patience: Duration,
     heard: Cell<Instant>,
-    /// Since when the model API only fails, and what it says.
-    trouble: RefCell<Option<(Instant, String)>>,
+    /// Since when the model API only fails.
+    trouble: Cell<Option<Instant>>,
     verdict: RefCell<Option<Failure>>,
     given: Notify,
 }
@@ -79,7 +79,7 @@ impl<'j> Watch<'j> {
             program,
             patience: patience(job)?,
             heard: Cell::new(Instant::now()),
-            trouble: RefCell::default(),
+            trouble: Cell::default(),
             verdict: RefCell::default(),
             given: Notify::new(),
         })
@@ -93,16 +93,24 @@ impl<'j> Watch<'j> {
     /// The model answered.
     pub(super) fn answered(&self) {
         self.heard();
-        *self.trouble.borrow_mut() = None;
+        self.trouble.set(None);
     }
 
-    /// The model API failed, and the tool tries again.
+    /// The model API failed, and the tool tries again: ends the tool if it has
+    /// failed for long. A request under way meanwhile is left its time.
     pub(super) fn trouble(&self, message: &str) {
-        let mut trouble = self.trouble.borrow_mut();
-        let since = trouble
-            .as_ref()
-            .map_or_else(Instant::now, |(since, _)| *since);
-        *trouble = Some((since, message.to_owned()));
+        let since = self.trouble.get().unwrap_or_else(Instant::now);
+        self.trouble.set(Some(since));
+        if since.elapsed() >= self.patience.min(TROUBLE) {
+            self.end(failure(
+                FailureClass::Crash,
+                format!(
+                    "{} got no answer from its model API for {} seconds and was ended: {message}",
+                    self.program,
+                    since.elapsed().as_secs()
+                ),
+            ));
+        }
     }
 
     /// The agent will ask its model again: ends the tool if a cap has nothing left.
@@ -170,37 +178,26 @@ impl<'j> Watch<'j> {
         ended
     }
 
-    /// Ends the tool when nothing more is to be expected of it.
+    /// Ends the tool when nothing more is to be heard of it.
     fn judge(&self) {
-        if let Some((since, message)) = &*self.trouble.borrow()
-            && since.elapsed() >= self.patience.min(TROUBLE)
-        {
-            self.end(failure(
-                FailureClass::Crash,
-                format!(
-                    "{} got no answer from its model API for {} seconds and was ended: {message}",
-                    self.program,
-                    since.elapsed().as_secs()
-                ),
-            ));
-        }
         let silence = self.patience * SILENCE;
-        if self.heard.get().elapsed() >= silence {
-            // A tool is one process. Any other is a command that it runs, which
-            // may take the attempt's time.
-            if self.job.processes.count() > 1 {
-                self.heard();
-            } else {
-                self.end(failure(
-                    FailureClass::Crash,
-                    format!(
-                        "{} said nothing for {} seconds, without a command that runs, and was ended; if its model thinks that long, raise {PATIENCE} in the sandbox's env_file",
-                        self.program,
-                        silence.as_secs()
-                    ),
-                ));
-            }
+        if self.heard.get().elapsed() < silence {
+            return;
         }
+        // A tool is one process. Any other is a command that it runs, which may
+        // take the attempt's time.
+        if self.job.processes.count() > 1 {
+            self.heard();
+            return;
+        }
+        self.end(failure(
+            FailureClass::Crash,
+            format!(
+                "{} said nothing for {} seconds, without a command that runs, and was ended; if its model thinks that long, raise {PATIENCE} in the sandbox's env_file",
+                self.program,
+                silence.as_secs()
+            ),
+        ));
     }
 
     fn no_start(&self, error: &std::io::Error, install: &str) -> Failure {
