@@ -1,8 +1,9 @@
 //! Starts a Docker engine for the tests, with an image that needs no registry, and
 //! makes sure that it ends.
 //!
-//! The engine has a folder of its own. Rules of the firewall are the machine's,
-//! though, and an engine that starts writes them anew: so there is one at a time.
+//! The engine has a folder and a bridge of its own. Rules of the firewall are the
+//! machine's, though, and an engine that starts writes them anew. So there is one at a
+//! time, and where the machine has one already, that one is used.
 
 use crate::debian::{self, Need};
 use crate::error::Error;
@@ -20,7 +21,17 @@ use tempfile::TempDir;
 /// The image of the tests: busybox, and what a runner of this machine needs.
 pub(crate) const IMAGE: &str = "loopy-test:1";
 
-const NEEDS: [Need; 3] = [
+const BUSYBOX: [Need; 1] = [Need {
+    name: "a busybox without libraries",
+    check: &[
+        "sh",
+        "-c",
+        "busybox true && ! ldd \"$(command -v busybox)\"",
+    ],
+    packages: &["busybox-static"],
+}];
+
+const ENGINE: [Need; 3] = [
     Need {
         name: "a Docker engine",
         check: &["dockerd", "--version"],
@@ -32,13 +43,9 @@ const NEEDS: [Need; 3] = [
         packages: &["iptables"],
     },
     Need {
-        name: "a busybox without libraries",
-        check: &[
-            "sh",
-            "-c",
-            "busybox true && ! ldd \"$(command -v busybox)\"",
-        ],
-        packages: &["busybox-static"],
+        name: "ip",
+        check: &["ip", "-Version"],
+        packages: &["iproute2"],
     },
 ];
 
@@ -52,114 +59,77 @@ const LIBRARIES: [&str; 6] = [
     "librt.so.1",
 ];
 
+/// The machine's own engine.
+const USUAL: &str = "/var/run/docker.sock";
+/// The bridge of ours, and its address, which is nobody's.
+const BRIDGE: &str = "loopy-test0";
+const BRIDGE_ADDRESS: &str = "192.0.2.1/24";
+
 /// How long it may take to come up, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A running engine; ends when dropped.
+/// A running engine, with [`IMAGE`] in it.
 pub(crate) struct Docker {
+    socket: PathBuf,
+    /// Where it logs to, if it is ours.
+    pub(crate) log: PathBuf,
+    /// Ends with this.
+    _own: Option<Own>,
+}
+
+/// An engine of ours; ends when dropped.
+struct Own {
     child: Child,
     /// Images and containers.
     data: PathBuf,
     /// Sockets, whose paths have to be short.
     run: TempDir,
-    /// Where it logs to.
-    pub(crate) log: PathBuf,
+    log: PathBuf,
     /// Held as long as the engine runs.
     _lock: File,
 }
 
 impl Docker {
-    /// Installs what is missing, starts an engine, and puts [`IMAGE`] into it.
+    /// Installs what is missing, and starts an engine where none runs.
     ///
     /// # Errors
     /// [`Error::Docker`] when it ends or takes too long; those of installing.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self, Error> {
-        debian::ensure(&NEEDS)?;
-        let lock_path = std::env::temp_dir().join("loopy-docker.lock");
-        let lock = File::create(&lock_path).map_err(Error::file(&lock_path))?;
-        if lock.try_lock().is_err() {
-            eprintln!("waiting for another task's Docker engine to end");
-            lock.lock().map_err(Error::file(&lock_path))?;
-        }
-        let data = workspace.tools.join("docker");
-        end_stale(&data)?;
-        fs::create_dir_all(&data).map_err(Error::file(&data))?;
-        let run = tempfile::Builder::new()
-            .prefix("loopy-docker-")
-            .tempdir()
-            .map_err(Error::file(Path::new("a temporary folder")))?;
+        debian::ensure(&BUSYBOX)?;
         let log = workspace.tools.join("docker.log");
-        let output = File::create(&log).map_err(Error::file(&log))?;
-        let errors = output.try_clone().map_err(Error::file(&log))?;
-        let mut command = as_root("dockerd");
-        command
-            .arg("--data-root")
-            .arg(data.join("data"))
-            .arg("--exec-root")
-            .arg(run.path().join("exec"))
-            .arg("--pidfile")
-            .arg(data.join("pid"))
-            .arg("--host")
-            .arg(format!("unix://{}", run.path().join("socket").display()))
-            .arg("--group")
-            .arg(rustix::process::getegid().as_raw().to_string())
-            // The machine's own engine may have the usual one.
-            .args(["--bridge", "none"])
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors);
-        let child = command
-            .spawn()
-            .map_err(|source| process::start(&command, source))?;
-        let mut docker = Self {
-            child,
-            data,
-            run,
-            log,
-            _lock: lock,
+        let usual = Path::new(USUAL);
+        let docker = if request(usual, "GET", "/_ping", b"").is_ok_and(|(status, _)| status == 200)
+        {
+            Self {
+                socket: usual.to_owned(),
+                log,
+                _own: None,
+            }
+        } else {
+            let own = Own::start(workspace, log.clone())?;
+            Self {
+                socket: own.socket(),
+                log,
+                _own: Some(own),
+            }
         };
-        docker.wait()?;
         docker.make_image()?;
         Ok(docker)
     }
 
     /// As `DOCKER_HOST` has it.
     pub(crate) fn host(&self) -> String {
-        format!("unix://{}", self.socket().display())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.run.path().join("socket")
-    }
-
-    fn wait(&mut self) -> Result<(), Error> {
-        let begun = Instant::now();
-        loop {
-            let answer = request(&self.socket(), "GET", "/_ping", b"");
-            let ended = self.child.try_wait().map_err(Error::file(&self.log))?;
-            if let Some(status) = ended {
-                return Err(self.failed(format!("it ended with {status}")));
-            }
-            match answer {
-                Ok((200, _)) => return Ok(()),
-                Ok((status, _)) if begun.elapsed() > PATIENCE => {
-                    return Err(self.failed(format!("it answers {status}")));
-                }
-                Err(error) if begun.elapsed() > PATIENCE => {
-                    return Err(self.failed(error.to_string()));
-                }
-                _ => std::thread::sleep(LOOK),
-            }
-        }
+        format!("unix://{}", self.socket.display())
     }
 
     /// Makes [`IMAGE`] of programs of this machine.
     fn make_image(&self) -> Result<(), Error> {
-        let root = self.run.path().join("image");
+        let folder = tempfile::tempdir().map_err(Error::file(Path::new("a temporary folder")))?;
+        let root = folder.path().join("image");
         fill(&root)?;
-        let archive = self.run.path().join("image.tar");
+        let archive = folder.path().join("image.tar");
         let mut tar = Command::new("tar");
         tar.arg("--create")
             .arg("--file")
@@ -172,7 +142,7 @@ impl Docker {
         let (name, tag) = IMAGE.split_once(':').unwrap_or((IMAGE, "latest"));
         let path =
             format!("/images/create?fromSrc=-&repo={name}&tag={tag}&changes=ENV%20PATH%3D%2Fbin");
-        let (status, body) = request(&self.socket(), "POST", &path, &bytes)
+        let (status, body) = request(&self.socket, "POST", &path, &bytes)
             .map_err(|error| self.failed(error.to_string()))?;
         if status != 200 || body.contains("\"error\"") {
             return Err(self.failed(format!("it takes no image ({status}): {body}")));
@@ -188,13 +158,102 @@ impl Docker {
     }
 }
 
-impl Drop for Docker {
+impl Own {
+    fn start(workspace: &Workspace, log: PathBuf) -> Result<Self, Error> {
+        debian::ensure(&ENGINE)?;
+        let lock_path = std::env::temp_dir().join("loopy-docker.lock");
+        let lock = File::create(&lock_path).map_err(Error::file(&lock_path))?;
+        if lock.try_lock().is_err() {
+            eprintln!("waiting for another task's Docker engine to end");
+            lock.lock().map_err(Error::file(&lock_path))?;
+        }
+        let data = workspace.tools.join("docker");
+        end_stale(&data)?;
+        fs::create_dir_all(&data).map_err(Error::file(&data))?;
+        let run = tempfile::Builder::new()
+            .prefix("loopy-docker-")
+            .tempdir()
+            .map_err(Error::file(Path::new("a temporary folder")))?;
+        make_bridge()?;
+        let output = File::create(&log).map_err(Error::file(&log))?;
+        let errors = output.try_clone().map_err(Error::file(&log))?;
+        let mut command = as_root("dockerd");
+        command
+            .arg("--data-root")
+            .arg(data.join("data"))
+            .arg("--exec-root")
+            .arg(run.path().join("exec"))
+            .arg("--pidfile")
+            .arg(data.join("pid"))
+            .arg("--host")
+            .arg(format!("unix://{}", run.path().join("socket").display()))
+            .arg("--group")
+            .arg(rustix::process::getegid().as_raw().to_string())
+            .args(["--bridge", BRIDGE])
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        let child = command
+            .spawn()
+            .map_err(|source| process::start(&command, source))?;
+        let mut own = Self {
+            child,
+            data,
+            run,
+            log,
+            _lock: lock,
+        };
+        own.wait()?;
+        Ok(own)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.run.path().join("socket")
+    }
+
+    fn wait(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            let answer = request(&self.socket(), "GET", "/_ping", b"");
+            let ended = self.child.try_wait().map_err(Error::file(&self.log))?;
+            let late = begun.elapsed() > PATIENCE;
+            let problem = match (ended, answer) {
+                (Some(status), _) => format!("it ended with {status}"),
+                (None, Ok((200, _))) => return Ok(()),
+                (None, Ok((status, _))) if late => format!("it answers {status}"),
+                (None, Err(error)) if late => error.to_string(),
+                _ => {
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
+            };
+            return Err(Error::Docker {
+                problem,
+                log: self.log.clone(),
+            });
+        }
+    }
+}
+
+impl Drop for Own {
     fn drop(&mut self) {
         if let Err(error) = end_stale(&self.data) {
             eprintln!("warning: {error}");
         }
         let _status = self.child.wait();
+        // Where it stays, the next engine takes it.
+        let _gone = process::succeeds(as_root("ip").args(["link", "delete", BRIDGE]));
     }
+}
+
+/// Makes the bridge, unless an engine that was killed left it.
+fn make_bridge() -> Result<(), Error> {
+    if process::succeeds(Command::new("ip").args(["link", "show", BRIDGE])) {
+        return Ok(());
+    }
+    process::run(as_root("ip").args(["link", "add", BRIDGE, "type", "bridge"]))?;
+    process::run(as_root("ip").args(["address", "add", BRIDGE_ADDRESS, "dev", BRIDGE]))?;
+    process::run(as_root("ip").args(["link", "set", BRIDGE, "up"]))
 }
 
 /// Ends the engine that has this folder, if there is one, and removes the folder. One

@@ -10,6 +10,7 @@
 mod cache;
 mod compile;
 mod diagnostics;
+mod docker;
 mod events;
 mod fmt;
 mod forms;

@@ -120,12 +120,20 @@ impl Project {
 
     /// `loopy run` on a free port, once it serves.
     pub(crate) fn serve(&self) -> Serving<'_> {
+        self.serve_with(&[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn serve_with(&self, environment: &[(&str, &str)]) -> Serving<'_> {
         let python = std::env::var("LOOPY_TEST_PYTHON");
         let python = python.expect("run `cargo xtask test`, which prepares LOOPY_TEST_PYTHON");
-        let run = self
+        let mut run = self
             .loopy(&["run", "--listen", "127.0.0.1:0"])
-            .env("LOOPY_PYTHON", &python)
-            .spawn();
+            .env("LOOPY_PYTHON", &python);
+        for (name, value) in environment {
+            run = run.env(name, value);
+        }
+        let run = run.spawn();
         let url = until("the address", || {
             let said = run.stderr();
             assert!(!run.stderr.is_closed(), "loopy run ended: {said}");
