@@ -1,7 +1,7 @@
 //! The harnesses: what drives a step's work. One file each, behind [`Drive`].
 
-mod answer;
 mod agent_loop;
+mod answer;
 mod claude_code;
 mod codex;
 mod command;

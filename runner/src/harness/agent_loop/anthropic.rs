@@ -13,6 +13,9 @@ const BASE: &str = "https://api.anthropic.com";
 /// The version of the API that is spoken.
 const VERSION: &str = "2023-06-01";
 
+/// What each of its current models can write.
+const LONGEST_ANSWER: u64 = 8000;
+
 /// A model of it.
 pub(super) struct Anthropic {
     model: String,
@@ -168,6 +171,10 @@ impl Wire for Anthropic {
 
     fn cache_write(&self) -> f64 {
         1.25
+    }
+
+    fn longest_answer(&self) -> u64 {
+        LONGEST_ANSWER
     }
 }
 

@@ -156,7 +156,10 @@ impl Conversation {
 /// of its texts.
 fn weight(entry: &Entry) -> u64 {
     let (bytes, parts) = match entry {
-        Entry::Answer(raw) => (raw.to_string().len(), raw.as_array().map_or(1, Vec::len)),
+        Entry::Answer(raw) => {
+            let parts = raw.as_array().or_else(|| raw.get("tool_calls")?.as_array());
+            (raw.to_string().len(), parts.map_or(0, Vec::len) + 1)
+        }
         Entry::Results { results, notice } => (
             notice.len()
                 + results

@@ -9,8 +9,6 @@ use loopy_contract::report::{FailureClass, Usage};
 use serde::Serialize;
 use std::time::Duration;
 
-/// The longest answer that is asked for.
-pub(super) const LONGEST_ANSWER: u64 = 16_000;
 /// An answer shorter than this would be cut before it does anything, and paid for.
 pub(super) const SHORTEST_ANSWER: u64 = 256;
 
@@ -28,6 +26,8 @@ pub(super) struct Limits {
     /// What a token costs that is written to the provider's cache, as a multiple
     /// of one that is only read.
     pub(super) cache_write: f64,
+    /// The most tokens of an answer that are asked for.
+    pub(super) longest_answer: u64,
 }
 
 /// Why a call is not made.
@@ -68,18 +68,16 @@ pub(super) enum Refusal {
          `prices` in registry.yml"
     )]
     NoPrice,
-    /// Too little time is left.
-    #[error(
-        "{0:?} of the step's time are left, too little for another turn; raise `budget.wall_clock` if it needs more"
-    )]
-    Time(Duration),
+    /// No time is left.
+    #[error("the step's time is used up; raise `budget.wall_clock` if it needs more")]
+    Time,
 }
 
 impl Refusal {
     /// The class of the failure that it makes.
     pub(super) fn class(&self) -> FailureClass {
         match self {
-            Self::Time(_) => FailureClass::Timeout,
+            Self::Time => FailureClass::Timeout,
             _ => FailureClass::Budget,
         }
     }
@@ -144,14 +142,14 @@ impl Ledger {
     /// The ceiling that the call could pass.
     pub(super) fn admit(&self, estimate: u64, spare: Duration) -> Result<Call, Refusal> {
         if spare.is_zero() {
-            return Err(Refusal::Time(spare));
+            return Err(Refusal::Time);
         }
         if let Some(limit) = self.limits.turns
             && self.usage.turns >= limit
         {
             return Err(Refusal::Turns(limit));
         }
-        let mut max_tokens = LONGEST_ANSWER;
+        let mut max_tokens = self.limits.longest_answer.max(SHORTEST_ANSWER);
         if let Some(limit) = self.limits.tokens {
             let used = self.usage.input_tokens + self.usage.output_tokens + self.unsure.0;
             let left = limit.saturating_sub(used).saturating_sub(estimate);
@@ -225,6 +223,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const LONGEST: u64 = 8000;
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn limits() -> impl Strategy<Value = Limits> {
@@ -246,6 +245,7 @@ mod tests {
                         cached: Some(input * part),
                     }),
                     cache_write,
+                    longest_answer: LONGEST,
                 },
             )
     }
@@ -262,7 +262,7 @@ mod tests {
             let mut ledger = Ledger::new(limits.clone());
             for (estimate, read, cached, written, lost) in calls {
                 let Ok(call) = ledger.admit(estimate, HOUR) else { continue };
-                prop_assert!(call.max_tokens >= SHORTEST_ANSWER && call.max_tokens <= LONGEST_ANSWER);
+                prop_assert!(call.max_tokens >= SHORTEST_ANSWER && call.max_tokens <= LONGEST);
                 if lost {
                     ledger.unanswered(&call);
                 } else {
@@ -291,10 +291,10 @@ mod tests {
         /// The clamp takes no more than it must: one token more would not fit.
         #[test]
         fn the_clamp_leaves_nothing_lying(tokens in 300_u64..30_000, estimate in 0_u64..20_000) {
-            let ledger = Ledger::new(Limits { tokens: Some(tokens), ..Limits::default() });
+            let ledger = Ledger::new(Limits { tokens: Some(tokens), longest_answer: LONGEST, ..Limits::default() });
             match ledger.admit(estimate, HOUR) {
                 Ok(call) => prop_assert!(
-                    call.max_tokens == LONGEST_ANSWER || estimate + call.max_tokens == tokens
+                    call.max_tokens == LONGEST || estimate + call.max_tokens == tokens
                 ),
                 Err(refusal) => {
                     prop_assert!(estimate + SHORTEST_ANSWER > tokens);
@@ -348,6 +348,7 @@ mod tests {
                 cached: None,
             }),
             cache_write: 1.0,
+            longest_answer: LONGEST,
             ..Limits::default()
         });
         // Ten thousand read are one cent; the other buys a thousand written.

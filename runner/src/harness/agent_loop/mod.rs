@@ -24,7 +24,7 @@ use crate::prompt;
 use crate::redact::head;
 use checkpoint::Checkpoints;
 use conversation::{Conversation, ToolResult};
-use ledger::{Ledger, Limits, Spent};
+use ledger::{Ledger, Limits, Refusal, Spent};
 use loopy_contract::report::{Envelope, Failure, FailureClass, Outcome};
 use metric::Metric;
 use model::{Answer, Model, Tool, ToolCall};
@@ -51,6 +51,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 const SILENT: u32 = 3;
 /// The model is told when so many turns are left.
 const LAST_TURNS: u32 = 3;
+/// What the model hears of an answer that was cut.
+const CUT: &str = "Your answer was cut at its longest, so nothing of it was done. Write less at \
+                   once.";
 /// Bytes of a text in the transcript.
 const IN_TRANSCRIPT: usize = 8 * 1024;
 
@@ -111,6 +114,7 @@ impl<'a> Session<'a> {
             turns: envelope.turns,
             price: envelope.price,
             cache_write: model.cache_write(),
+            longest_answer: model.longest_answer(),
         };
         let system = instructions(envelope, job.workspace.root());
         let begin = json!({"type": "begin", "system": head(&system, IN_TRANSCRIPT), "task": head(&task, IN_TRANSCRIPT)});
@@ -130,29 +134,15 @@ impl<'a> Session<'a> {
     }
 
     async fn work(&mut self) -> Result<Outcome, Failure> {
+        let tools = self.toolbox.offered();
         loop {
             let shortened = self.conversation.fit();
             if shortened > 0 {
                 self.event(json!({"type": "shortened", "results": shortened}));
             }
-            let tools = self.toolbox.offered();
             let answer = self.answer(&tools).await?;
             let mut turn = Turn::default();
-            for call in &answer.calls {
-                if answer.cut {
-                    turn.refuse(call, "the answer was cut at its longest, so nothing of it was done; write less at once");
-                    continue;
-                }
-                if let Some(outcome) = self.act(call, &mut turn).await? {
-                    return Ok(outcome);
-                }
-            }
-            if answer.calls.is_empty() {
-                turn.notices.push(self.without_call(&answer)?);
-            } else {
-                self.silent = 0;
-            }
-            self.last_turns(&mut turn);
+            let over = self.act(&answer, &mut turn).await;
             let notice = turn.notices.join("\n\n");
             if !notice.is_empty() {
                 self.event(json!({"type": "notice", "text": notice}));
@@ -169,6 +159,9 @@ impl<'a> Session<'a> {
                 )
                 .await?;
             self.event(saved);
+            if let Some(outcome) = over? {
+                return Ok(outcome);
+            }
         }
     }
 
@@ -177,11 +170,18 @@ impl<'a> Session<'a> {
         let estimate = self.conversation.estimate(tools);
         let mut pause = FIRST_PAUSE;
         let mut tries = 0;
+        let mut last_missed: Option<String> = None;
         loop {
             let call = self
                 .ledger
                 .admit(estimate, self.clock.left())
-                .map_err(|refusal| failure(refusal.class(), refusal.to_string()))?;
+                .map_err(|refusal| {
+                    let mut message = refusal.to_string();
+                    if let Some(missed) = &last_missed {
+                        message.push_str(&format!("; the request before: {missed}"));
+                    }
+                    failure(refusal.class(), message)
+                })?;
             self.event(json!({
                 "type": "request",
                 "turn": self.ledger.usage().turns + 1,
@@ -208,6 +208,7 @@ impl<'a> Session<'a> {
                 return Err(failure(FailureClass::Crash, missed.message));
             };
             sleep(asked.unwrap_or(pause).min(self.clock.left())).await;
+            last_missed = Some(missed.message);
             pause *= 2;
             tries += 1;
         }
@@ -233,8 +234,33 @@ impl<'a> Session<'a> {
         }));
     }
 
-    /// Does one call. Gives the outcome when the call was a `finish` that holds.
-    async fn act(&mut self, call: &ToolCall, turn: &mut Turn) -> Result<Option<Outcome>, Failure> {
+    /// Does what an answer asks for. Gives the outcome when a `finish` holds.
+    async fn act(&mut self, answer: &Answer, turn: &mut Turn) -> Result<Option<Outcome>, Failure> {
+        for call in &answer.calls {
+            if answer.cut {
+                turn.results.push(ToolResult {
+                    id: call.id.clone(),
+                    text: CUT.to_owned(),
+                    error: true,
+                });
+            } else if self.clock.left().is_zero() {
+                let refusal = Refusal::Time;
+                return Err(failure(refusal.class(), refusal.to_string()));
+            } else if let Some(outcome) = self.call(call, turn).await? {
+                return Ok(Some(outcome));
+            }
+        }
+        if answer.calls.is_empty() {
+            turn.notices.push(self.without_call(answer)?);
+        } else {
+            self.silent = 0;
+        }
+        self.last_turns(turn);
+        Ok(None)
+    }
+
+    /// Does one call. Gives the outcome when it is a `finish` that holds.
+    async fn call(&mut self, call: &ToolCall, turn: &mut Turn) -> Result<Option<Outcome>, Failure> {
         let begun = Instant::now();
         let done = self.toolbox.call(call).await?;
         let input = call.input.clone().unwrap_or_else(Value::from);
@@ -297,7 +323,7 @@ impl<'a> Session<'a> {
             ));
         }
         Ok(if answer.cut {
-            "Your answer was cut at its longest. Write less at once, and call a tool.".to_owned()
+            CUT.to_owned()
         } else {
             "Nothing happens without a call of a tool. Go on with the work, or call `finish` if it is done.".to_owned()
         })
@@ -329,14 +355,6 @@ struct Turn {
 }
 
 impl Turn {
-    fn refuse(&mut self, call: &ToolCall, why: &str) {
-        self.results.push(ToolResult {
-            id: call.id.clone(),
-            text: why.to_owned(),
-            error: true,
-        });
-    }
-
     /// Does as the signs say.
     fn follow(&mut self, signs: Vec<Sign>) -> Result<(), Failure> {
         for sign in signs {

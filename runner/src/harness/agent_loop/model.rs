@@ -74,6 +74,8 @@ pub(super) trait Wire {
     /// What a token costs that is written to the cache, as a multiple of one that
     /// is read.
     fn cache_write(&self) -> f64;
+    /// The most tokens of an answer that are worth asking for.
+    fn longest_answer(&self) -> u64;
 }
 
 /// The variables with keys. What the model runs does not get to see them.
@@ -173,6 +175,11 @@ impl Model {
     /// What a token costs that is written to the cache.
     pub(super) fn cache_write(&self) -> f64 {
         self.wire.cache_write()
+    }
+
+    /// The most tokens of an answer that are worth asking for.
+    pub(super) fn longest_answer(&self) -> u64 {
+        self.wire.longest_answer()
     }
 
     /// The body that asks for the next turn.

@@ -12,6 +12,11 @@ use serde_json::{Map, Value, json};
 /// Where it is when nothing else is said.
 const BASE: &str = "https://api.openai.com/v1";
 
+/// What every current model can write.
+const LONGEST_ANSWER: u64 = 8000;
+/// The same for those that think, whose thoughts count.
+const LONGEST_WITH_THOUGHTS: u64 = 32_000;
+
 /// A model behind such an API.
 pub(super) struct OpenAi {
     model: String,
@@ -30,11 +35,13 @@ impl OpenAi {
         })
     }
 
-    fn longest(&self) -> &'static str {
+    fn is_o_series(&self) -> bool {
         let mut characters = self.model.chars();
-        let is_o_series =
-            characters.next() == Some('o') && characters.next().is_some_and(|c| c.is_ascii_digit());
-        if self.base.is_none() || is_o_series || self.model.starts_with("gpt-") {
+        characters.next() == Some('o') && characters.next().is_some_and(|c| c.is_ascii_digit())
+    }
+
+    fn longest(&self) -> &'static str {
+        if self.base.is_none() || self.is_o_series() || self.model.starts_with("gpt-") {
             "max_completion_tokens"
         } else {
             "max_tokens"
@@ -168,6 +175,14 @@ impl Wire for OpenAi {
 
     fn cache_write(&self) -> f64 {
         1.0
+    }
+
+    fn longest_answer(&self) -> u64 {
+        if self.is_o_series() || self.model.starts_with("gpt-5") {
+            LONGEST_WITH_THOUGHTS
+        } else {
+            LONGEST_ANSWER
+        }
     }
 }
 

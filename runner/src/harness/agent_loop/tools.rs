@@ -70,6 +70,8 @@ pub(super) struct Toolbox<'a> {
     shell: Shell,
     allowed: Vec<&'static str>,
     test: Option<String>,
+    /// The step names the test command, not the model.
+    test_is_given: bool,
     mends: u32,
 }
 
@@ -108,18 +110,20 @@ impl<'a> Toolbox<'a> {
         if allowed.is_empty() {
             allowed = NAMES.to_vec();
         }
+        let test =
+            test_command(job.envelope).map_err(|wrong| failure(FailureClass::Crash, wrong))?;
         Ok(Self {
             job,
             clock,
             shell: Shell::default(),
             allowed,
-            test: test_command(job.envelope)
-                .map_err(|wrong| failure(FailureClass::Crash, wrong))?,
+            test_is_given: test.is_some(),
+            test,
             mends: 0,
         })
     }
 
-    /// The tools as the model is told of them.
+    /// The tools as the model is told of them, the same for all of the attempt.
     pub(super) fn offered(&self) -> Vec<Tool> {
         let mut offered = Vec::new();
         let mut offer = |name: &'static str, description: String, schema: Value| {
@@ -148,7 +152,7 @@ impl<'a> Toolbox<'a> {
                 .to_owned(),
             command_schema("the command", &["command"], SECONDS),
         );
-        match &self.test {
+        match self.test.as_ref().filter(|_| self.test_is_given) {
             Some(test) => offer(
                 "test",
                 format!("Measures where you are. Runs: {test}"),
@@ -252,13 +256,16 @@ impl<'a> Toolbox<'a> {
                 ));
             }
         };
-        self.test = Some(command.clone());
         let limit = self.limit(wanted.seconds.unwrap_or(TEST_SECONDS));
         let mut reader = Reader::default();
         let ran = self
             .shell
             .run(self.job, &command, limit, |line| reader.line(line))
             .await?;
+        // One that cannot be found or started, or does not end, measures nothing.
+        if !matches!(ran.code, None | Some(126 | 127)) {
+            self.test = Some(command);
+        }
         let metric = reader.end(ran.code);
         let measured = if ran.code.is_some() {
             metric.words()
