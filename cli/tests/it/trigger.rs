@@ -451,18 +451,14 @@ record-[ID]  failed  [TOOK]  $0.0000
 #[test]
 fn what_cannot_run_yet_is_named() {
     let project = Project::hello();
-    project.replace(
-        "registry.yml",
-        "harness: command",
-        "harness: codex, model: gpt-5",
-    );
+    project.replace("registry.yml", "provider: local", "provider: fargate");
     let output = project.loopy(&["trigger", "--event", "Hello", "--field", "name=Ada"]);
     output
         .assert()
         .code(2)
         .stdout_eq(str![""])
         .stderr_eq(str![[r#"
-error: this version of Loopy cannot run the project: step greet/compose: the harness codex cannot run yet; step greet/measure: the harness codex cannot run yet; step record/keep: the harness codex cannot run yet
+error: this version of Loopy cannot run the project: step greet/compose: the sandbox provider fargate cannot run yet; step greet/measure: the sandbox provider fargate cannot run yet; step record/keep: the sandbox provider fargate cannot run yet
 
 "#]]);
 }

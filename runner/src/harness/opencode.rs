@@ -124,21 +124,32 @@ fn config(
         config["permission"] = permission;
     }
     if let Some(model) = &envelope.model {
-        let Some((provider, name)) = model
-            .split_once('/')
-            .filter(|(provider, name)| !provider.is_empty() && !name.is_empty())
-        else {
-            return Err(failure(
-                FailureClass::Crash,
-                format!(
-                    "the harness `opencode` takes a model as `provider/model`, and the agent's is `{model}`"
-                ),
-            ));
-        };
+        let (provider, name) = provider_and_model(model)?;
         config["provider"] =
             json!({ provider: provider_of(provider, name, envelope.price, environment, patience) });
     }
     Ok(config)
+}
+
+/// A model as the tool takes it. The provider may be left out where the name of
+/// the model tells it.
+fn provider_and_model(model: &str) -> Result<(&str, &str), Failure> {
+    match model.split_once('/') {
+        Some((provider, name)) if !provider.is_empty() && !name.is_empty() => {
+            return Ok((provider, name));
+        }
+        None if model.starts_with("claude-") => return Ok(("anthropic", model)),
+        None if model.starts_with("gpt-") || model.starts_with("codex") => {
+            return Ok(("openai", model));
+        }
+        _ => {}
+    }
+    Err(failure(
+        FailureClass::Crash,
+        format!(
+            "the harness `opencode` takes a model as `provider/model`, and the agent's is `{model}`"
+        ),
+    ))
 }
 
 /// How a provider is reached, and what its model costs. The variables are named
@@ -306,7 +317,8 @@ async fn invoke(
         None => opencode.arg(format!("--title={}", job.envelope.step)),
     };
     if let Some(model) = &job.envelope.model {
-        opencode.arg(format!("--model={model}"));
+        let (provider, name) = provider_and_model(model)?;
+        opencode.arg(format!("--model={provider}/{name}"));
     }
     if !job.envelope.tools.is_empty() {
         opencode.args(["--agent", AGENT]);
@@ -547,8 +559,14 @@ mod tests {
         );
         let plain = of("groq/x", &[], &[]).unwrap();
         assert_eq!(plain["provider"]["groq"]["options"].get("baseURL"), None);
-        let refused = of("gpt-5", &[], &[]).unwrap_err();
-        assert!(refused.message.contains("provider/model"), "{refused:?}");
+        for (model, provider) in [("gpt-5", "openai"), ("claude-sonnet-4-5", "anthropic")] {
+            let config = of(model, &[], &[]).unwrap();
+            assert!(config["provider"][provider]["models"].get(model).is_some());
+        }
+        for model in ["qwen", "/x", "x/"] {
+            let refused = of(model, &[], &[]).unwrap_err();
+            assert!(refused.message.contains("provider/model"), "{refused:?}");
+        }
     }
 
     #[test]

@@ -197,10 +197,10 @@ async fn an_agent_has_the_tools_it_was_given_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_provider_of_the_tool_s_own_is_led_to_the_base_url() {
+async fn a_provider_that_the_tool_knows_is_led_to_the_base_url() {
     let api = OpenAi::start(Script::of([good().using(1000, 0, 100)])).unwrap();
     let env = json!({"OPENAI_BASE_URL": api.url(), "OPENAI_API_KEY": KEY});
-    let result = run(&api, json!({"model": "openai/gpt-5", "env": env})).await;
+    let result = run(&api, json!({"model": "gpt-5", "env": env})).await;
     succeeded(&result);
     assert_eq!(result.usage.usd, Some(1.2));
     let requests = api.requests();
@@ -272,7 +272,7 @@ async fn what_cannot_be_done_is_refused_before_anything_is_spent() {
             "`opencode` cannot allow `Agent`",
         ),
         (
-            json!({"model": "gpt-5"}),
+            json!({"model": "qwen"}),
             FailureClass::Crash,
             "as `provider/model`",
         ),
