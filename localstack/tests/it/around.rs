@@ -1,6 +1,7 @@
 //! What stands around the project under test: a sandbox service, a model API,
 //! GitHub's deliveries, and an AWS account of its own.
 
+use crate::secrets::PLANTED;
 use crate::stack::LONG;
 use hmac::{Hmac, KeyInit, Mac};
 use loopy_localstack::{Loopy, eventually, example, prepared};
@@ -55,6 +56,7 @@ impl Around {
         for (name, value) in model.env() {
             env.push_str(&format!("{name}={value}\n"));
         }
+        env.push_str(&format!("PLANTED={PLANTED}\n"));
         std::fs::write(project.path().join("secrets/agent.env"), env).unwrap();
         let own = format!(
             "GITHUB_WEBHOOK_SECRET={SECRET}\nDAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",

@@ -1,7 +1,8 @@
 //! The example `github` in a stack: deployed, woken by GitHub's deliveries, and
 //! taken down.
 
-use crate::around::{Around, Delivery, MISLEADING};
+use crate::around::{Around, Delivery, MISLEADING, SECRET};
+use crate::secrets::{self, PLANTED};
 use crate::stack::{Deployed, LONG};
 use crate::story;
 use loopy_localstack::eventually;
@@ -98,6 +99,15 @@ async fn a_pull_request_is_reviewed_by_a_stack() {
 
     // Every sandbox was taken down.
     around.sandboxes_gone().await;
+
+    let model = around.model.env();
+    let secrets = [
+        PLANTED,
+        SECRET,
+        around.daytona.key(),
+        &model["ANTHROPIC_API_KEY"],
+    ];
+    secrets::are_nowhere(&deployed, &around, &secrets);
 
     // Nothing has changed, so nothing is done.
     let second = deployed.deploy(around.folder(), &["--yes"]);

@@ -9,5 +9,6 @@ mod forms;
 mod here;
 mod orders;
 mod plain;
+mod secrets;
 mod stack;
 mod story;
