@@ -32,6 +32,8 @@ pub struct Script {
     pub usage: TokenUsage,
     /// Errors in place of answers.
     pub errors: Vec<InjectedError>,
+    /// The seconds that each error asks to wait (`retry-after`).
+    pub retry_after: Option<u64>,
     /// How long each answer takes.
     pub delay: Duration,
 }
@@ -306,7 +308,13 @@ async fn answer(
     if let Some(injected) = injected {
         let status =
             StatusCode::from_u16(injected.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        return error(status, &injected.kind, &injected.message);
+        let mut response = error(status, &injected.kind, &injected.message);
+        if let Some(seconds) = shared.script.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+        }
+        return response;
     }
     if !content.get("messages").is_some_and(Value::is_array) {
         return error(

@@ -573,6 +573,17 @@ async fn a_passing_error_of_the_api_is_waited_out_and_a_lasting_one_is_told() {
     assert_eq!(api.messages().len(), 1, "it is not asked again");
     assert!(!attempt.transcript().contains("sk-ant-not-a-real-key"));
 
+    // It is asked again when the API says so, and no sooner.
+    let api = anthropic(Script {
+        turns: vec![finish()],
+        errors: vec![error(Some(0), 429, "slow down")],
+        retry_after: Some(3),
+        ..Script::default()
+    });
+    let begun = std::time::Instant::now();
+    succeeded(&run(&api, json!({})).await.1);
+    assert!(begun.elapsed() >= Duration::from_secs(3));
+
     // Nobody listens there: some tries, and an end.
     let (_, result) = run(
         &api,
@@ -591,6 +602,55 @@ async fn a_passing_error_of_the_api_is_waited_out_and_a_lasting_one_is_told() {
         message.contains("set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN"),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn an_api_that_never_answers_ends_with_the_time() {
+    let api = OpenAi::start(openai::Script::of([Reply::hang()])).unwrap();
+    let changes = json!({"model": "gpt-5", "seconds": 5, "tokens": 100_000});
+    let attempt = attempt(json!(api.env()), "Go.", changes);
+    let result = attempt.run().await;
+    let message = &failed(&result, FailureClass::Timeout).message;
+    assert!(message.contains("no answer in time"), "{message}");
+    assert_eq!(api.requests().len(), 1);
+    assert_eq!(result.usage.turns, 0);
+}
+
+#[tokio::test]
+async fn older_results_are_shortened_and_the_task_is_not() {
+    let mut turns: Vec<Turn> = (0..30)
+        .map(|number| bash(&format!("yes 'line of {number}' | head -c 16000")))
+        .collect();
+    turns.push(finish());
+    let api = anthropic(Script::of(turns));
+    let attempt = attempt(json!(api.env()), "The task of the step.", json!({}));
+    let result = attempt.run().await;
+    succeeded(&result);
+    let shortened = events(&attempt, "shortened");
+    assert_eq!(
+        shortened.len(),
+        1,
+        "seldom, as the cache is lost: {shortened:?}"
+    );
+    let last = &api.messages()[30].body["messages"];
+    assert!(
+        last.to_string().len() < 300_000,
+        "{}",
+        last.to_string().len()
+    );
+    assert_eq!(
+        last[0]["content"][0]["text"]
+            .as_str()
+            .unwrap()
+            .lines()
+            .next(),
+        Some("The task of the step.")
+    );
+    let text = |message: usize| last[message]["content"][0]["content"].as_str().unwrap();
+    assert!(
+        text(2).starts_with("line of 0\n") && text(2).contains("are left out; call the tool again")
+    );
+    assert!(text(60).len() > 15_000);
 }
 
 #[tokio::test]
