@@ -165,9 +165,26 @@ impl Processes {
         })
     }
 
-    /// How many processes of the attempt live.
-    pub(crate) fn count(&self) -> usize {
-        self.left().len()
+    /// Whether the process that runs now has others at work that are not programs
+    /// of `tool` itself (its own helpers, or the binary behind a wrapper script).
+    /// Where that cannot be seen it may be so.
+    pub(crate) fn runs_commands(&self, tool: &str) -> bool {
+        if cfg!(not(target_os = "linux")) {
+            return true;
+        }
+        let is_of_tool = |pid: &Pid| {
+            let program = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()));
+            program.is_ok_and(|path| {
+                path.file_name().is_some_and(|name| {
+                    let name = name.to_string_lossy();
+                    name.trim_start_matches('.').starts_with(tool)
+                })
+            })
+        };
+        let first = self.group.get();
+        self.left()
+            .iter()
+            .any(|pid| Some(*pid) != first && !is_of_tool(pid))
     }
 
     /// Ends every process of the attempt: SIGTERM, five seconds, SIGKILL.

@@ -184,9 +184,8 @@ impl<'j> Watch<'j> {
         if self.heard.get().elapsed() < silence {
             return;
         }
-        // A tool is one process. Any other is a command that it runs, which may
-        // take the attempt's time.
-        if self.job.processes.count() > 1 {
+        // A command that it runs may take the attempt's time.
+        if self.job.processes.runs_commands(self.program) {
             self.heard();
             return;
         }

@@ -240,6 +240,31 @@ async fn an_api_that_never_answers_is_a_crash() {
 }
 
 #[tokio::test]
+async fn a_tool_behind_a_script_may_be_silent_only_while_a_command_runs() {
+    let place = tempfile::tempdir().unwrap();
+    let script = format!(
+        "#!/bin/sh\n{}/codex \"$@\"\n",
+        folder_of("LOOPY_TEST_CODEX")
+    );
+    std::fs::write(place.path().join("codex"), script).unwrap();
+    shell(place.path(), "chmod +x codex");
+    let path = format!("{}:/usr/bin:/bin", place.path().display());
+    let changes = json!({"env": {"PATH": path, "LOOPY_MODEL_PATIENCE": "1"}});
+
+    let wait = Reply::call(
+        "exec_command",
+        json!({"cmd": "sleep 7", "yield_time_ms": 20_000}),
+    );
+    let api = OpenAi::start(Script::of([wait, good()])).unwrap();
+    succeeded(&run(&api, changes.clone()).await);
+
+    let api = OpenAi::start(Script::of([Reply::hang()])).unwrap();
+    let result = run(&api, changes).await;
+    let message = &failed(&result, FailureClass::Crash).message;
+    assert!(message.contains("said nothing for 4 seconds"), "{message}");
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_agent_and_its_commands() {
     let api = OpenAi::start(Script::of([command("bash -c 'true; sleep 4071'")])).unwrap();
     is_stopped(&attempt(&api.url(), &json!({})), "4071", "codex").await;

@@ -281,11 +281,11 @@ async fn what_a_script_leaves_in_the_background_is_ended() {
 
 #[tokio::test]
 async fn a_harness_of_another_version_is_refused_by_name() {
-    let attempt = Attempt::of(envelope("x", json!({"harness": "opencode"})));
+    let attempt = Attempt::of(envelope("x", json!({"harness": "clockwork"})));
     let result = attempt.run().await;
     assert!(
-        failed(&result, FailureClass::Crash)
+        failed(&result, FailureClass::Sandbox)
             .message
-            .contains("`opencode`")
+            .contains("`clockwork`")
     );
 }

@@ -257,6 +257,13 @@ async fn an_api_that_never_answers_is_a_crash() {
 }
 
 #[tokio::test]
+async fn a_command_may_say_nothing_for_long() {
+    let api = OpenAi::start(Script::of([command("sleep 15"), good()])).unwrap();
+    let changes = json!({"env": {"LOOPY_MODEL_PATIENCE": "3"}});
+    succeeded(&run(&api, changes).await);
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_agent_and_its_commands() {
     let api = OpenAi::start(Script::of([command("bash -c 'true; sleep 4081'")])).unwrap();
     is_stopped(&attempt(&api.url(), &json!({})), "4081", "opencode").await;
