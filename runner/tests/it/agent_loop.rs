@@ -195,7 +195,7 @@ async fn a_failing_test_is_mended_and_the_outcome_is_handed_over() {
     // What is told of it.
     let measured: Vec<Value> = events(&attempt, "evaluation");
     assert_eq!(measured[0]["failing"], json!(["two and three"]));
-    assert_eq!(measured[1]["measured"], "2 passed, 0 failed, exit code 0");
+    assert_eq!(measured[1]["text"], "2 passed, 0 failed, exit code 0");
     let trees: Vec<String> = events(&attempt, "checkpoint")
         .iter()
         .map(|event| event["trees"]["."].as_str().unwrap().to_owned())

@@ -93,14 +93,14 @@ impl Checkpoints {
         for (path, tree) in trees {
             last.push_str(&format!(", tree {tree} in {path}"));
         }
-        self.last = Some(last);
-        Ok(json!({
+        let event = json!({
             "type": "checkpoint",
-            "iteration": self.count,
+            "text": last,
             "usage": usage,
-            "metric": metric.map(Metric::words),
             "trees": trees,
-        }))
+        });
+        self.last = Some(last);
+        Ok(event)
     }
 
     /// The failure with the last iteration in its message.

@@ -117,7 +117,7 @@ impl<'a> Session<'a> {
             longest_answer: model.longest_answer(),
         };
         let system = instructions(envelope, job.workspace.root());
-        let begin = json!({"type": "begin", "system": head(&system, IN_TRANSCRIPT), "task": head(&task, IN_TRANSCRIPT)});
+        let begin = json!({"type": "begin", "system": head(&system, IN_TRANSCRIPT), "text": head(&task, IN_TRANSCRIPT)});
         job.transcript.event("loop", &begin);
         Ok(Self {
             job,
@@ -262,13 +262,13 @@ impl<'a> Session<'a> {
     /// Does one call. Gives the outcome when it is a `finish` that holds.
     async fn call(&mut self, call: &ToolCall, turn: &mut Turn) -> Result<Option<Outcome>, Failure> {
         let begun = Instant::now();
-        let done = self.toolbox.call(call).await?;
         let input = call.input.clone().unwrap_or_else(Value::from);
+        self.event(json!({"type": "tool", "name": call.name, "input": shown(&input)}));
+        let done = self.toolbox.call(call).await?;
         self.event(json!({
-            "type": "tool",
-            "name": call.name,
-            "input": shown(&input),
-            "result": head(&done.text, IN_TRANSCRIPT),
+            "type": "result",
+            "tool": call.name,
+            "text": head(&done.text, IN_TRANSCRIPT),
             "error": done.error,
             "ms": u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         }));
@@ -300,7 +300,7 @@ impl<'a> Session<'a> {
         if let Some(metric) = metric {
             self.event(json!({
                 "type": "evaluation",
-                "measured": metric.words(),
+                "text": metric.words(),
                 "failing": metric.failing.iter().take(50).collect::<Vec<_>>(),
             }));
             signs.extend(self.progress.evaluated(&metric));

@@ -115,12 +115,13 @@ impl Progress {
     /// Takes an evaluation.
     pub(super) fn evaluated(&mut self, metric: &Metric) -> Vec<Sign> {
         let mut signs = self.tests.evaluated(metric);
-        if self.moved(metric) {
+        let moved = self.moved(metric);
+        if moved {
+            self.since_told = None;
+        }
+        if moved || metric.good() {
             self.still = 0;
             self.told_unmoved = false;
-            if metric.good() {
-                self.since_told = None;
-            }
             return signs;
         }
         self.still += 1;
@@ -150,9 +151,6 @@ impl Progress {
     /// Whether this evaluation is better than all before it, or, where better
     /// cannot be told from other, one that was not seen yet.
     fn moved(&mut self, metric: &Metric) -> bool {
-        if metric.good() {
-            return true;
-        }
         if let Some(now) = metric.counts {
             // By what passes: where hardly anything runs, hardly anything fails.
             let better = self.best.is_none_or(|best| {
@@ -506,6 +504,21 @@ mod tests {
         assert!(
             matches!(&ends[..], [(4, Sign::Tell(_)), (8, Sign::End(_))]),
             "{ends:?}"
+        );
+    }
+
+    #[test]
+    fn going_in_circles_ends_even_when_all_is_well() {
+        let mut progress = Progress::default();
+        let mut signs = Vec::new();
+        for _ in 0..3 {
+            signs.extend(progress.acted(action("read", "")));
+            signs.extend(progress.acted(action("test", "fine")));
+            signs.extend(progress.evaluated(&metric(&[], &["x"])));
+        }
+        assert!(
+            matches!(&signs[..], [Sign::Tell(_), Sign::End(_)]),
+            "{signs:?}"
         );
     }
 
