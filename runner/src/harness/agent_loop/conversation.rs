@@ -17,6 +17,9 @@ const LONGEST: usize = 360 * 1024;
 /// Bytes to which they are shortened then. Much less than the longest, since each
 /// time the provider's cache is lost.
 const SHORTENED: usize = 160 * 1024;
+/// Tokens, as the API counts them, past which they are shortened, too: some texts
+/// have a token for each byte or two.
+const MOST_COUNTED: u64 = 120_000;
 /// Bytes kept of each end of a shortened result.
 const KEPT_END: usize = 200;
 /// Entries at the end that are never shortened.
@@ -121,9 +124,11 @@ impl Conversation {
     /// number of results that were shortened.
     pub(super) fn fit(&mut self) -> usize {
         let mut length = self.bytes();
-        if length <= LONGEST {
+        let dense = self.counted.is_some_and(|counted| counted > MOST_COUNTED);
+        if length <= LONGEST && !dense {
             return 0;
         }
+        let wanted = if dense { length / 2 } else { length }.min(SHORTENED);
         let mut shortened = 0;
         let last = self.entries.len().saturating_sub(RECENT);
         for entry in self.entries.iter_mut().take(last) {
@@ -131,7 +136,7 @@ impl Conversation {
                 continue;
             };
             for result in results {
-                if length <= SHORTENED {
+                if length <= wanted {
                     return shortened;
                 }
                 if let Some(short) = short(&result.text) {
@@ -234,6 +239,22 @@ mod tests {
             .collect();
         assert!(lengths[0] < 600 && lengths[37..].iter().all(|length| *length > 10_000));
         assert_eq!(conversation.fit(), 0, "once is enough");
+    }
+
+    #[test]
+    fn what_has_many_tokens_is_shortened_sooner() {
+        let mut conversation = Conversation::new("s".to_owned(), "t".to_owned());
+        for _ in 0..20 {
+            let spent = Spent {
+                input: conversation.bytes() as u64,
+                ..Spent::default()
+            };
+            conversation.answered(&answer("next"), Some(&spent));
+            conversation.resulted(result("x".repeat(8000)), String::new());
+        }
+        assert!(conversation.bytes() < LONGEST);
+        assert!(conversation.fit() > 5);
+        assert!(conversation.bytes() < 90_000, "{}", conversation.bytes());
     }
 
     #[test]

@@ -243,6 +243,9 @@ impl<'a> Session<'a> {
                     text: CUT.to_owned(),
                     error: true,
                 });
+                // What was cut has no input to go by.
+                let action = Action::new(&call.name, &Value::Null, CUT);
+                turn.follow(self.progress.acted(action).into_iter().collect())?;
             } else if self.clock.left().is_zero() {
                 let refusal = Refusal::Time;
                 return Err(failure(refusal.class(), refusal.to_string()));
