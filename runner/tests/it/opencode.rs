@@ -240,14 +240,14 @@ async fn an_api_that_never_answers_is_a_crash() {
         (Reply::stall(), "stopped in the middle"),
     ] {
         let api = OpenAi::start(Script::of([reply])).unwrap();
-        let result = run(&api, json!({"env": {"LOOPY_MODEL_PATIENCE": "3"}})).await;
+        let result = run(&api, json!({"env": {"LOOPY_MODEL_PATIENCE": "4"}})).await;
         let message = &failed(&result, FailureClass::Crash).message;
         assert!(
             message.contains("no answer from its model API") && message.contains(words),
             "{message}"
         );
     }
-    let changes = json!({"env": {"LOOPY_MODEL_PATIENCE": "3"}});
+    let changes = json!({"env": {"LOOPY_MODEL_PATIENCE": "4"}});
     let result = attempt("http://127.0.0.1:9/v1", &changes).run().await;
     let message = &failed(&result, FailureClass::Crash).message;
     assert!(
