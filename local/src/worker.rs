@@ -14,7 +14,7 @@ use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{Clock, PortError, SandboxState, Sandboxes, Store};
 use loopy_engine::run::{Run, SandboxRef, StepState, Unit};
 use loopy_engine::{Answer, Engine, ReportRequest, WebhookRequest};
-use loopy_sandbox::local;
+use loopy_sandbox::{docker, local};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -235,7 +235,8 @@ fn at_work(run: &Run) -> impl Iterator<Item = (&str, u32, &SandboxRef)> {
                 return None;
             };
             let sandbox = run.attempt(name, *attempt)?.sandbox.as_ref()?;
-            (sandbox.provider == local::NAME).then_some((name.as_str(), *attempt, sandbox))
+            let here = [local::NAME, docker::NAME].contains(&sandbox.provider.as_str());
+            here.then_some((name.as_str(), *attempt, sandbox))
         })
     })
 }

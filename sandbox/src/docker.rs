@@ -227,7 +227,12 @@ impl Docker {
         Ok(Self {
             gates: Gates::new(
                 client.clone(),
-                info.id.unwrap_or_default(),
+                // Engines of one machine may share their id.
+                format!(
+                    "{} {}",
+                    info.id.unwrap_or_default(),
+                    info.docker_root_dir.unwrap_or_default()
+                ),
                 state.clone(),
                 project.clone(),
                 report,
@@ -503,24 +508,18 @@ impl Docker {
                 continue;
             }
             let code = state.exit_code.unwrap_or_default();
-            if code == 0 || state.oom_killed == Some(true) {
+            let said = self.output(&name, MESSAGE_LINES).await;
+            // What a shell and the loader of programs say. A runner that ended in any
+            // other way had begun.
+            if !matches!(code, 126 | 127) && !said.contains("GLIBC") {
                 break;
             }
-            let said = self.output(&name, MESSAGE_LINES).await;
-            let why = if said.contains("exec")
-                || said.contains("GLIBC")
-                || code == 126
-                || code == 127
-            {
-                "; the runner needs glibc in the image (Debian and Ubuntu have it, Alpine does not), and one \
-                 not older than what it was built for: `--runner` takes a loopy-runner for older ones"
-            } else {
-                ""
-            };
             return Err(refused(
                 spec,
                 format!(
-                    "the runner can't work in the image {}: it ended with code {code}{why}: {}",
+                    "the runner can't work in the image {}: it ended with code {code}; it needs glibc there \
+                     (Debian and Ubuntu have it, Alpine does not), and one not older than what it was built \
+                     for: `--runner` takes a loopy-runner for older ones: {}",
                     image.reference,
                     said.trim()
                 ),

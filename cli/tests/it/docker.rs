@@ -39,17 +39,20 @@ fn containers(project: &Project) -> Vec<String> {
     let state = project.path().canonicalize().unwrap().join(".loopy");
     let filters = json!({"label": [format!("loopy.project={}", state.display())]}).to_string();
     let encoded: String = filters.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let body = ask("GET", &format!("/containers/json?all=1&filters={encoded}"));
+    let found: Vec<Value> = serde_json::from_str(&body).unwrap();
+    let name = |one: &Value| one["Names"][0].as_str().unwrap().to_owned();
+    found.iter().map(name).collect()
+}
+
+/// What the engine answers.
+fn ask(method: &str, path: &str) -> String {
     let mut stream = UnixStream::connect(host().trim_start_matches("unix://")).unwrap();
-    write!(
-        stream,
-        "GET /containers/json?all=1&filters={encoded} HTTP/1.0\r\n\r\n"
-    )
-    .unwrap();
+    write!(stream, "{method} {path} HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    let found: Vec<Value> = serde_json::from_str(body).unwrap();
-    found.iter().map(|one| one["Names"].to_string()).collect()
+    body.to_owned()
 }
 
 const TRIGGER: [&str; 6] = ["trigger", "--json", "--event", "Go", "--field", "text=hi"];
@@ -147,6 +150,32 @@ fn a_container_that_nobody_needs_is_removed_when_the_project_is_served_again() {
     let serving = serve(&project);
     assert_eq!(containers(&project), [""; 0]);
     serving.stop().code(0);
+}
+
+#[test]
+fn a_container_that_vanishes_is_noticed_and_its_step_done_again() {
+    let project = project(
+        &format!("image: {{ base: \"{IMAGE}\" }}"),
+        &[(
+            "only",
+            "on: Go",
+            r#"[ -n "$LOOPY_LAST_FAILURE" ] || sleep 1000"#,
+        )],
+    );
+    let trigger = project.loopy(&TRIGGER).env("DOCKER_HOST", &host()).spawn();
+    let [container] = until("the container to run", || {
+        let names: [String; 1] = containers(&project).try_into().ok()?;
+        let found: Value =
+            serde_json::from_str(&ask("GET", &format!("/containers{}/json", names[0]))).unwrap();
+        (found["State"]["Running"] == true).then_some(names)
+    });
+    ask("DELETE", &format!("/containers{container}?force=1&v=1"));
+    let document = json(&trigger.end().code(0));
+    let attempts = document["runs"][0]["steps"]["only"]["attempts"]
+        .as_array()
+        .cloned();
+    assert_eq!(attempts.map(|all| all.len()), Some(2), "{document:#}");
+    assert_eq!(containers(&project), [""; 0]);
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Gate {
 /// The networks of a project, each made when it is needed.
 pub(super) struct Gates {
     docker: Docker,
-    /// The engine's id.
+    /// What tells the engine from others of this machine.
     engine: String,
     /// The state directory.
     state: PathBuf,
@@ -150,7 +150,7 @@ impl Gates {
         let listener = listen(ip, &folder.join("port"), &self.project).await.map_err(|error| {
             Trouble::new(
                 &format!("listen on {ip}, this machine's address on the network {}", kind.network()),
-                format!("{error}; sandboxes report there, so the engine has to be Docker on this very machine, not in a virtual machine"),
+                format!("{error}; sandboxes report there, so the engine has to be on this very machine, not in a virtual one; if it is, remove the network, which Loopy makes anew"),
             )
         })?;
         let address = listener
