@@ -157,8 +157,13 @@ impl<'a> Session<'a> {
                     self.metric.as_ref(),
                     turn.changed,
                 )
-                .await?;
-            self.event(saved);
+                .await;
+            match saved {
+                Ok(event) => self.event(event),
+                Err(failed) if matches!(over, Ok(None)) => return Err(failed),
+                // What came of the work is worth more than its record.
+                Err(failed) => tracing::warn!("{}", failed.message),
+            }
             if let Some(outcome) = over? {
                 return Ok(outcome);
             }
