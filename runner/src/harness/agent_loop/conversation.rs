@@ -242,6 +242,24 @@ mod tests {
     }
 
     #[test]
+    fn a_shortened_result_is_new_to_the_api() {
+        let mut conversation = Conversation::new("s".to_owned(), "t".to_owned());
+        for _ in 0..50 {
+            conversation.resulted(result("x".repeat(10_000)), String::new());
+        }
+        // It may have counted next to nothing for so regular a text.
+        let spent = Spent {
+            input: 100,
+            ..Spent::default()
+        };
+        conversation.answered(&answer("next"), Some(&spent));
+        let before = conversation.estimate(&[]);
+        let shortened = conversation.fit() as u64;
+        let least = shortened * 2 * KEPT_END as u64;
+        assert!(shortened > 0 && conversation.estimate(&[]) >= before + least);
+    }
+
+    #[test]
     fn what_has_many_tokens_is_shortened_sooner() {
         let mut conversation = Conversation::new("s".to_owned(), "t".to_owned());
         for _ in 0..20 {

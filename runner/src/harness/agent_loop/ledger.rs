@@ -259,12 +259,16 @@ mod tests {
             calls in proptest::collection::vec(
                 (0_u64..60_000, 0.0..=1.0_f64, 0.0..=1.0_f64, 0.0..=1.0_f64, any::<bool>()), 1..40),
         ) {
+            let mut unsure = (0, 0.0);
             let mut ledger = Ledger::new(limits.clone());
             for (estimate, read, cached, written, lost) in calls {
                 let Ok(call) = ledger.admit(estimate, HOUR) else { continue };
                 prop_assert!(call.max_tokens >= SHORTEST_ANSWER && call.max_tokens <= LONGEST);
                 if lost {
                     ledger.unanswered(&call);
+                    let price = limits.price.unwrap();
+                    unsure.0 += estimate + call.max_tokens;
+                    unsure.1 += price.usd(estimate, 0, call.max_tokens);
                 } else {
                     let input = (estimate as f64 * read) as u64;
                     let from_cache = (input as f64 * cached) as u64;
@@ -277,10 +281,10 @@ mod tests {
                 }
                 let usage = ledger.usage();
                 if let Some(limit) = limits.tokens {
-                    prop_assert!(usage.input_tokens + usage.output_tokens + ledger.unsure.0 <= limit);
+                    prop_assert!(usage.input_tokens + usage.output_tokens + unsure.0 <= limit);
                 }
                 if let Some(limit) = limits.usd {
-                    prop_assert!(usage.usd.unwrap() + ledger.unsure.1 <= limit + 1e-9);
+                    prop_assert!(usage.usd.unwrap() + unsure.1 <= limit + 1e-9);
                 }
                 if let Some(limit) = limits.turns {
                     prop_assert!(usage.turns <= limit);
@@ -336,6 +340,31 @@ mod tests {
             .admit(1, Duration::ZERO)
             .unwrap_err();
         assert_eq!(refused.class(), FailureClass::Timeout);
+    }
+
+    #[test]
+    fn a_prompt_may_be_written_to_the_cache_as_a_whole() {
+        let mut ledger = Ledger::new(Limits {
+            usd: Some(0.0225),
+            price: Some(Price {
+                input: 1.0,
+                output: 10.0,
+                cached: None,
+            }),
+            cache_write: 1.25,
+            longest_answer: LONGEST,
+            ..Limits::default()
+        });
+        let call = ledger.admit(10_000, HOUR).unwrap();
+        assert!((999..=1000).contains(&call.max_tokens), "{call:?}");
+        ledger.answered(&Spent {
+            input: 10_000,
+            cache_written: 10_000,
+            output: call.max_tokens,
+            ..Spent::default()
+        });
+        let usd = ledger.usage().usd.unwrap();
+        assert!((0.0224..=0.0225).contains(&usd), "{usd}");
     }
 
     #[test]

@@ -458,6 +458,19 @@ mod tests {
     }
 
     #[test]
+    fn a_few_other_actions_wipe_nothing() {
+        let mut progress = Progress::default();
+        let mut signs = Vec::new();
+        for name in ["a", "a", "a", "x", "y", "z", "a", "a", "a"] {
+            signs.extend(progress.acted(action(name, "")));
+        }
+        assert!(
+            matches!(&signs[..], [Sign::Tell(_), Sign::End(_)]),
+            "{signs:?}"
+        );
+    }
+
+    #[test]
     fn the_same_action_with_another_result_is_no_repetition() {
         let mut progress = Progress::default();
         for number in 0..20 {
