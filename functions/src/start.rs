@@ -1,8 +1,8 @@
 //! What happens once a process: logs, variables, ports, engine.
 
 use crate::{logs, runner::AssetsRunner};
-use loopy_aws::home::HomeError;
 use loopy_aws::env::var;
+use loopy_aws::home::HomeError;
 use loopy_aws::{Home, MissingVariable, SystemClock};
 use loopy_engine::Engine;
 use loopy_engine::ports::{PortError, Secrets};

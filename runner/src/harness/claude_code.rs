@@ -5,18 +5,16 @@
 //! little: an API error has the subtype `success`, and a run that never called
 //! the output tool ends with code 0. So the result is read as a whole.
 
+use super::ending::{no_result, no_start};
 use super::mend::Mending;
-use super::{Drive, Job, LAST_WORDS, failure};
+use super::{Drive, Job, failure};
 use crate::outcome::{check, declares_any, wanted_schema};
-use crate::processes::Ended;
 use crate::prompt;
-use crate::redact::tail;
 use loopy_contract::report::{Envelope, Failure, FailureClass, Outcome, Usage};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 
 /// Retries of one API request: ten seconds or so. The tool's own default takes
 /// minutes, and the engine has retries too.
@@ -116,16 +114,8 @@ async fn invoke(
             |line| job.transcript.line("stderr", line),
         )
         .await
-        .map_err(|error| {
-            let message = match error.kind() {
-                ErrorKind::NotFound => {
-                    "`claude` is not on the sandbox's PATH; install Claude Code in the sandbox's image".to_owned()
-                }
-                _ => format!("`claude` does not start: {error}"),
-            };
-            failure(FailureClass::Sandbox, message)
-        })?;
-    stream.result.ok_or_else(|| no_result(&ended))
+        .map_err(|error| no_start("claude", &error, "Claude Code"))?;
+    stream.result.ok_or_else(|| no_result("claude", &ended))
 }
 
 /// Leaves the agent just these tools: others do not exist for it, and these need
@@ -155,30 +145,6 @@ fn allow(claude: &mut tokio::process::Command, envelope: &Envelope) -> Result<()
         .arg("--allowedTools")
         .args(&tools);
     Ok(())
-}
-
-fn no_result(ended: &Ended) -> Failure {
-    // The events on stdout say nothing to people; what is no event may.
-    let words = if ended.stderr.trim().is_empty() {
-        let plain: Vec<&str> = ended
-            .stdout
-            .lines()
-            .filter(|line| !line.starts_with('{'))
-            .collect();
-        plain.join("\n")
-    } else {
-        ended.stderr.clone()
-    };
-    let words = tail(words.trim(), LAST_WORDS);
-    let said = if words.is_empty() {
-        "it said nothing"
-    } else {
-        words
-    };
-    failure(
-        FailureClass::Crash,
-        format!("claude {} without a result: {said}", ended.how()),
-    )
 }
 
 /// Reads the events as they come.

@@ -7,9 +7,10 @@
 //! comes back. A provider that cannot be reached it waits for without end.
 
 use super::answer::{self, HAND_OVER, HAND_OVER_AGAIN};
+use super::ending::no_result;
 use super::mend::Mending;
 use super::strict::strict;
-use super::watch::{Read, Watch, no_result, patience};
+use super::watch::{Read, Watch, patience};
 use super::{Drive, Job, failure};
 use crate::outcome::{declares_any, wanted_schema};
 use crate::prompt;

@@ -5,6 +5,7 @@ mod answer;
 mod claude_code;
 mod codex;
 mod command;
+mod ending;
 mod mend;
 mod opencode;
 mod strict;

@@ -6,8 +6,9 @@
 //! failing model API again without end, and tells of it only in its log.
 
 use super::answer::{self, HAND_OVER, HAND_OVER_AGAIN};
+use super::ending::no_result;
 use super::mend::Mending;
-use super::watch::{Read, Watch, no_result, patience};
+use super::watch::{Read, Watch, patience};
 use super::{Drive, Job, failure};
 use crate::outcome::declares_any;
 use crate::prompt;

@@ -1,13 +1,12 @@
 //! Runs a tool that keeps no caps of its own and may wait for its model API for
 //! ever, and ends it when a cap is reached or nothing more is to be expected.
 
+use super::ending::no_start;
 use super::mend::over_cap;
-use super::{Job, LAST_WORDS, failure};
+use super::{Job, failure};
 use crate::processes::Ended;
-use crate::redact::tail;
 use loopy_contract::report::{Failure, FailureClass};
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::sync::Notify;
@@ -167,7 +166,7 @@ impl<'j> Watch<'j> {
         };
         let ended = tokio::select! {
             biased;
-            ended = running => ended.map_err(|error| self.no_start(&error, install)),
+            ended = running => ended.map_err(|error| no_start(self.program, &error, install)),
             failure = watching => Err(failure),
         };
         if ended.is_err() {
@@ -198,40 +197,4 @@ impl<'j> Watch<'j> {
             ),
         ));
     }
-
-    fn no_start(&self, error: &std::io::Error, install: &str) -> Failure {
-        let program = self.program;
-        let message = match error.kind() {
-            ErrorKind::NotFound => format!(
-                "`{program}` is not on the sandbox's PATH; install {install} in the sandbox's image"
-            ),
-            _ => format!("`{program}` does not start: {error}"),
-        };
-        failure(FailureClass::Sandbox, message)
-    }
-}
-
-/// The failure of a tool that ended without saying how its work went.
-pub(super) fn no_result(program: &str, ended: &Ended) -> Failure {
-    // The events on stdout say nothing to people; what is no event may.
-    let words = if ended.stderr.trim().is_empty() {
-        let plain: Vec<&str> = ended
-            .stdout
-            .lines()
-            .filter(|line| !line.starts_with('{'))
-            .collect();
-        plain.join("\n")
-    } else {
-        ended.stderr.clone()
-    };
-    let words = tail(words.trim(), LAST_WORDS);
-    let said = if words.is_empty() {
-        "it said nothing"
-    } else {
-        words
-    };
-    failure(
-        FailureClass::Crash,
-        format!("{program} {} without a result: {said}", ended.how()),
-    )
 }
