@@ -7,8 +7,8 @@ pub mod daytona;
 pub mod docker;
 #[cfg(feature = "docker")]
 pub mod egress;
-mod image;
 pub mod github;
+mod image;
 pub mod local;
 mod processes;
 mod shell;
