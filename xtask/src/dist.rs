@@ -79,22 +79,17 @@ pub(crate) fn build(
     eprintln!("building the functions and the runner for {}", arch.name());
     // Zig, which links against the old glibc, is found on the PATH. The target
     // folder is set by variable: cargo-lambda does not honour its own option.
-    process::run_beside(
-        workspace
-            .cargo()
-            .env("PATH", path)
-            .args([
-                "lambda",
-                "build",
-                "--profile",
-                "function",
-                "--target",
-                arch.target(),
-            ])
-            .args(["--package", "loopy-functions", "--package", "loopy-runner"])
-            .arg("--lambda-dir")
-            .arg(&built),
-    )?;
+    for (package, profile) in [("loopy-functions", "function"), ("loopy-runner", "runner")] {
+        process::run_beside(
+            workspace
+                .cargo()
+                .env("PATH", &path)
+                .args(["lambda", "build", "--profile", profile])
+                .args(["--target", arch.target(), "--package", package])
+                .arg("--lambda-dir")
+                .arg(&built),
+        )?;
+    }
     std::fs::create_dir_all(&out).map_err(Error::file(&out))?;
     for function in FUNCTIONS {
         let bootstrap = built.join(function).join("bootstrap");

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod around;
+mod binaries;
 mod clock;
 mod deployed;
 mod forms;
