@@ -266,6 +266,11 @@ pub enum Harness {
 }
 
 impl Harness {
+    /// Whether it learns from its tool what its work cost.
+    pub fn names_dollars(self) -> bool {
+        matches!(self, Self::ClaudeCode | Self::Command)
+    }
+
     /// All of them, in the order the documentation lists them.
     pub const ALL: [Self; 5] = [
         Self::ClaudeCode,

@@ -2,7 +2,6 @@
 //! dollars. A project may say it in `registry.yml` (`prices`), which counts before
 //! the table here.
 
-use crate::manifest::Harness;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,11 +92,6 @@ pub fn price(own: &BTreeMap<String, Price>, model: &str) -> Option<Price> {
         .iter()
         .find(|(known, _)| name.strip_prefix(known).is_some_and(is_release))
         .map(|(_, price)| *price)
-}
-
-/// Whether a harness learns from its tool what its work cost.
-pub fn names_dollars(harness: Harness) -> bool {
-    matches!(harness, Harness::ClaudeCode | Harness::Command)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! refused by name before anything runs, never ignored.
 
 use loopy_contract::manifest::{Budget, Harness, Manifest, SensorSource};
-use loopy_contract::price::{names_dollars, price};
+use loopy_contract::price::price;
 
 /// The sandbox providers this version has.
 pub const PROVIDERS: [&str; 3] = ["local", "docker", "daytona"];
@@ -97,7 +97,7 @@ fn unpriced(manifest: &Manifest) -> Vec<String> {
                 continue;
             };
             let own = step.budget.as_ref().and_then(Budget::usd).is_some();
-            if names_dollars(agent.harness) || !(own || limited) {
+            if agent.harness.names_dollars() || !(own || limited) {
                 continue;
             }
             let why = match agent.model.as_deref() {

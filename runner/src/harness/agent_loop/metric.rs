@@ -6,7 +6,7 @@
 //! nextest, jest, vitest, go test, TAP and node's own runner; what several runners
 //! say in one command is added up.
 
-use super::progress::without_times;
+use super::steady::without_times;
 use serde::Serialize;
 use std::collections::{BTreeSet, hash_map::DefaultHasher};
 use std::hash::{Hash, Hasher};

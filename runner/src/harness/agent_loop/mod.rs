@@ -17,6 +17,7 @@ mod model;
 mod openai;
 mod progress;
 mod shell;
+mod steady;
 mod tools;
 
 use super::{Drive, Job, failure};

@@ -6,7 +6,7 @@
 use super::super::{Job, failure};
 use super::files::OUTPUT;
 use super::model::KEYS;
-use super::progress::without_times;
+use super::steady::without_times;
 use loopy_contract::report::{Failure, FailureClass};
 use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
