@@ -27,6 +27,7 @@
 mod container;
 mod image;
 mod images;
+mod label;
 mod network;
 
 use crate::attempt_name;
@@ -41,7 +42,7 @@ use bollard::query_parameters::{
     RemoveContainerOptions, StartContainerOptions, UploadToContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
-use container::{Common, Way, label};
+use container::{Common, Way};
 use futures::StreamExt;
 use image::Image;
 use images::{Images, Ready};

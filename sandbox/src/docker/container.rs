@@ -2,6 +2,7 @@
 //! much it may use, and what is put into it.
 
 use super::image::Image;
+use super::label;
 use super::network::Kind;
 use crate::launch_variables;
 use bollard::models::{
@@ -34,24 +35,6 @@ pub(super) const PIDS: i64 = 2048;
 /// Bytes of what the runner prints that are kept.
 const LOG_SIZE: &str = "4m";
 const GB: i64 = 1024 * 1024 * 1024;
-
-/// Names of labels.
-pub(super) mod label {
-    /// On all that Loopy makes.
-    pub(crate) const LOOPY: &str = "loopy";
-    /// The state directory of the project.
-    pub(crate) const PROJECT: &str = "loopy.project";
-    /// The run's id.
-    pub(crate) const RUN: &str = "loopy.run";
-    /// The step's name.
-    pub(crate) const STEP: &str = "loopy.step";
-    /// The attempt's number.
-    pub(crate) const ATTEMPT: &str = "loopy.attempt";
-    /// The client token.
-    pub(crate) const TOKEN: &str = "loopy.token";
-    /// The sandbox's `network`, as JSON.
-    pub(crate) const NETWORK: &str = "loopy.network";
-}
 
 /// What the launches of a project have in common.
 pub(super) struct Common<'a> {

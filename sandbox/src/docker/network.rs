@@ -6,7 +6,7 @@
 //! sandbox there reaches the addresses of this machine on that network, where the
 //! proxy is, and nothing else.
 
-use super::container::label;
+use super::label;
 use super::{Trouble, status};
 use crate::egress::{Allowed, Egress, Guest, Guests, ReportTo, SystemResolver};
 use async_trait::async_trait;
