@@ -443,7 +443,7 @@ impl Docker {
             .upload_to_container(&name, Some(options), body_full(folders))
             .await;
         if let Err(error) = filled {
-            return self.gone_or(&name, "prepare", error).await;
+            return self.gone_or(spec, &name, "prepare", error).await;
         }
         match self
             .client
@@ -462,7 +462,7 @@ impl Docker {
             Err(error) => {
                 // The network may have been removed under our feet.
                 self.gates.close(kind).await;
-                return self.gone_or(&name, "start", error).await;
+                return self.gone_or(spec, &name, "start", error).await;
             }
         }
         tracing::info!(
@@ -473,15 +473,16 @@ impl Docker {
         Ok(())
     }
 
-    /// A container that is not there any more was stopped meanwhile, which is no
-    /// trouble.
+    /// A container that is not there any more, or is just being removed, was stopped
+    /// meanwhile, which is no trouble.
     async fn gone_or(
         &self,
+        spec: &LaunchSpec,
         name: &str,
         verb: &str,
         error: bollard::errors::Error,
     ) -> Result<(), LaunchError> {
-        if self.inspect(name).await?.is_none() {
+        if self.stopped(&spec.client_token).exists() || self.inspect(name).await?.is_none() {
             return Ok(());
         }
         Err(Trouble::new(&format!("{verb} container {name}"), error).into())
