@@ -7,13 +7,20 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+};
 
 /// The variable that every process of an attempt carries:
 /// `<run>/<step>/<attempt>/<process id of the runner>`. The last part keeps apart
@@ -30,14 +37,21 @@ const DRAIN: Duration = Duration::from_secs(2);
 const KILL_ROUNDS: u32 = 100;
 /// Bytes kept of the end of each stream, at least.
 const KEPT: usize = 64 * 1024;
+/// Bytes of the longest `/proc/<pid>/stat`: 52 numbers and a name of 64 bytes.
+const LONGEST_STAT: usize = 2048;
 /// Bytes of the longest line; a longer one is taken in parts.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 
 /// Starts and ends the attempt's processes.
 pub(crate) struct Processes {
     marker: String,
+    /// When this process was started, in the kernel's ticks. All it started, and
+    /// all they started, are no older.
+    since: u64,
     /// The group of the process that runs now.
     group: Cell<Option<Pid>>,
+    /// Nothing was started since all that there was had gone.
+    none: Cell<bool>,
 }
 
 /// How a process ended.
@@ -82,9 +96,12 @@ impl Processes {
             );
         }
         let marker = format!("{run}/{step}/{attempt}/{}", std::process::id());
+        let own = State::of(std::process::id().to_string().as_ref());
         Self {
             marker,
+            since: own.map_or(0, |state| state.started),
             group: Cell::new(None),
+            none: Cell::new(true),
         }
     }
 
@@ -111,6 +128,7 @@ impl Processes {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        self.none.set(false);
         let mut child = command.spawn()?;
         self.group.set(
             child
@@ -189,23 +207,34 @@ impl Processes {
 
     /// Ends every process of the attempt: SIGTERM, five seconds, SIGKILL.
     pub(crate) async fn end_all(&self) {
+        if !self.none.get() {
+            // A process that forks and ends while the list is read may slip
+            // through, yet whoever descends from here has an ancestor that is a
+            // child of this one.
+            self.none.set(self.all_ended().await && is_childless());
+        }
+    }
+
+    /// Ends what there is; whether all of it went.
+    async fn all_ended(&self) -> bool {
         if !self.signal(Signal::TERM) {
-            return;
+            return true;
         }
         let patience = Instant::now() + GRACE;
         while Instant::now() < patience {
             sleep(LOOK).await;
             if !self.any_left() {
-                return;
+                return true;
             }
         }
         for _ in 0..KILL_ROUNDS {
             if !self.signal(Signal::KILL) {
-                return;
+                return true;
             }
             sleep(LOOK).await;
         }
         tracing::warn!("some processes of the attempt could not be ended");
+        false
     }
 
     /// Sends `signal` to all that is left; false when nothing is.
@@ -237,26 +266,21 @@ impl Processes {
     /// The living processes that descend from this one or carry the marker.
     fn left(&self) -> Vec<Pid> {
         let own = i32::try_from(std::process::id()).unwrap_or_default();
-        let mut parents = BTreeMap::new();
+        let mut young = BTreeMap::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<i32>().ok())
-            else {
-                continue;
-            };
+            let name = entry.file_name();
             // A process that ends while it is looked at is simply gone.
-            if let Ok(stat) = std::fs::read_to_string(entry.path().join("stat"))
-                && let Some(state) = State::parse(&stat)
+            if let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok())
+                && let Some(state) = State::of(&name)
+                && state.started >= self.since
             {
-                parents.insert(pid, state);
+                young.insert(pid, state);
             }
         }
         let descends = |mut pid: i32| {
             // Bounded by the number of processes: no endless walk on a torn view.
-            for _ in 0..parents.len() {
-                match parents.get(&pid) {
+            for _ in 0..young.len() {
+                match young.get(&pid) {
                     Some(state) if state.parent == own => return true,
                     Some(state) => pid = state.parent,
                     None => return false,
@@ -264,7 +288,7 @@ impl Processes {
             }
             false
         };
-        parents
+        young
             .iter()
             .filter(|(pid, state)| {
                 **pid != own && state.alive && (descends(**pid) || self.is_marked(**pid))
@@ -285,22 +309,43 @@ impl Processes {
     }
 }
 
+/// Whether this process has no children, adopted ones and dead ones included.
+fn is_childless() -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::All, look), Err(Errno::CHILD))
+}
+
 /// What `/proc/<pid>/stat` says of a process.
 struct State {
     parent: i32,
     alive: bool,
+    /// In ticks since the machine booted.
+    started: u64,
 }
 
 impl State {
+    /// That of the process whose number is `pid`.
+    fn of(pid: &OsStr) -> Option<Self> {
+        // The kernel hands the whole line to one read that has room for it, and
+        // an attempt waits for the lines of all processes to be read.
+        let mut line = [0; LONGEST_STAT];
+        let mut file = File::open(Path::new("/proc").join(pid).join("stat")).ok()?;
+        let bytes = file.read(&mut line).ok()?;
+        Self::parse(&String::from_utf8_lossy(line.get(..bytes)?))
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // The second field is the name in parentheses and may hold anything.
         let (_, rest) = stat.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?;
         let parent = fields.next()?.parse().ok()?;
+        // The 22nd field of the line is the 18th after these.
+        let started = fields.nth(17)?.parse().ok()?;
         Some(Self {
             parent,
             alive: !matches!(state, "Z" | "X" | "x"),
+            started,
         })
     }
 }
@@ -344,8 +389,13 @@ mod tests {
 
     #[test]
     fn a_process_name_may_hold_parentheses() {
-        let state = State::parse("12 (a) (b) c) S 7 12 12 0").unwrap();
-        assert_eq!((state.parent, state.alive), (7, true));
-        assert!(!State::parse("12 (gone) Z 7 12 12 0").unwrap().alive);
+        let rest = "40 41 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 98765 0 0";
+        let state = State::parse(&format!("12 (a) (b) c) S 7 {rest}")).unwrap();
+        assert_eq!((state.parent, state.alive, state.started), (7, true, 98765));
+        assert!(
+            !State::parse(&format!("12 (gone) Z 7 {rest}"))
+                .unwrap()
+                .alive
+        );
     }
 }

@@ -21,6 +21,9 @@
 //! * Neither: nothing was started. The lock makes this sure: a forked child
 //!   shares it until its `exec`, so whoever gets the lock finds every earlier
 //!   child either dead or with its environment in place.
+//! * No log either: nobody has come as far as to start anything. The log is
+//!   made under the lock, before the process. So the usual launch, the first,
+//!   need not search the processes of this machine.
 //!
 //! A sandbox can be stopped before it is launched, by an engine that has seen its
 //! attempt end meanwhile. Then the file `stopped` keeps a launch that comes later
@@ -57,6 +60,8 @@ const KILL_WAIT: Duration = Duration::from_secs(3);
 const INTRODUCTION_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at the same thing.
 const LOOK: Duration = Duration::from_millis(20);
+/// Before the second look at what should be there at once; doubled up to [`LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(2);
 
 /// The introduction: `$1` is the record, the rest the runner's command line.
 const INTRODUCE: &str = r#"read -r stat </proc/$$/stat &&
@@ -127,7 +132,7 @@ impl Local {
         if place.record().map_err(trouble)?.is_some() || place.stopped().exists() {
             return Ok(());
         }
-        if place.introducing().map_err(trouble)? {
+        if place.log().exists() && place.introducing().map_err(trouble)? {
             return Ok(place.wait_for_record(|| Ok(None)).map_err(trouble)?);
         }
 
@@ -145,9 +150,12 @@ impl Local {
         }
         place.warn_of_limits(spec);
         let log = private_file(&place.log()).map_err(trouble)?;
-        let mut command = tokio::process::Command::new("setsid");
+        // With their paths: where the program has to be looked for in another
+        // `PATH` than the engine's own, all of the engine's memory is forked.
+        let mut command = tokio::process::Command::new(self.program("setsid"));
         command
-            .args(["sh", "-c", INTRODUCE, "loopy-runner"])
+            .arg(self.program("sh"))
+            .args(["-c", INTRODUCE, "loopy-runner"])
             .arg(place.record_path())
             .args(&self.config.runner)
             .env_clear()
@@ -176,6 +184,14 @@ impl Local {
             attempt_name(spec)
         );
         Ok(())
+    }
+
+    /// Where the runner's `PATH` has `name`; `name` itself if nowhere.
+    fn program(&self, name: &str) -> PathBuf {
+        std::env::split_paths(&self.config.path)
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_absolute() && path.is_file())
+            .unwrap_or_else(|| PathBuf::from(name))
     }
 
     /// Blocks until all processes are gone.
@@ -352,6 +368,7 @@ impl Place {
         mut ended: impl FnMut() -> io::Result<Option<std::process::ExitStatus>>,
     ) -> io::Result<()> {
         let start = Instant::now();
+        let mut pause = FIRST_LOOK;
         loop {
             // In this order: a process may write its record, run and end
             // between the two looks.
@@ -375,7 +392,8 @@ impl Place {
                     ),
                 ));
             }
-            sleep(LOOK);
+            sleep(pause);
+            pause = (pause * 2).min(LOOK);
         }
     }
 
@@ -399,6 +417,7 @@ impl Place {
         let record = self.record()?;
         let mut crowd = Crowd {
             mark: self.mark(),
+            since: record.as_ref().map_or(Ok(0), Record::since)?,
             known: BTreeMap::new(),
         };
         let leader = || match &record {
@@ -466,12 +485,22 @@ impl Record {
 
     /// The runner's process if it is still there, as a zombie at least.
     fn leader(&self) -> io::Result<Option<Process>> {
-        // Start times count from the boot, so they mean nothing after another.
-        if self.boot != processes::boot_id()? {
+        if !self.is_of_this_boot()? {
             return Ok(None);
         }
         Ok(processes::find(self.process.pid)?
             .filter(|process| process.started == self.process.started))
+    }
+
+    /// When the first process of the sandbox was started; what is older is none.
+    fn since(&self) -> io::Result<u64> {
+        let this_boot = self.is_of_this_boot()?;
+        Ok(if this_boot { self.process.started } else { 0 })
+    }
+
+    /// Start times count from the boot, so they mean nothing after another.
+    fn is_of_this_boot(&self) -> io::Result<bool> {
+        Ok(self.boot == processes::boot_id()?)
     }
 }
 
@@ -480,6 +509,8 @@ impl Record {
 struct Crowd {
     /// `NAME=value` in the environment that gives them away.
     mark: String,
+    /// When the first of them was started; what is older cannot be one.
+    since: u64,
     /// Start times by number, of all that were ever seen.
     known: BTreeMap<i32, u64>,
 }
@@ -493,7 +524,7 @@ impl Crowd {
     fn look(&mut self, leader: Option<Process>) -> io::Result<Vec<i32>> {
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         let mut all = processes::all()?;
-        all.retain(|process| process.pid != own);
+        all.retain(|process| process.pid != own && process.started >= self.since);
         let mut belongs: BTreeMap<i32, u64> = all
             .iter()
             .filter(|process| {

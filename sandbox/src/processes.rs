@@ -1,6 +1,7 @@
 //! What Linux's `/proc` says about the processes of this machine.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 
 /// One process at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub(crate) struct Process {
     /// It ended and waits for its parent to notice.
     pub(crate) ended: bool,
 }
+
+/// Bytes of the longest `/proc/<pid>/stat`: 52 numbers and a name of 64 bytes.
+const LONGEST_STAT: usize = 2048;
 
 /// Reads a line of `/proc/<pid>/stat`.
 pub(crate) fn parse_stat(line: &str) -> Option<Process> {
@@ -36,13 +40,19 @@ pub(crate) fn parse_stat(line: &str) -> Option<Process> {
 
 /// The process with this number, if there is one.
 pub(crate) fn find(pid: i32) -> io::Result<Option<Process>> {
-    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(line) => parse_stat(&line).map(Some).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("/proc/{pid}/stat is not readable"),
-            )
-        }),
+    // The kernel hands the whole line to one read that has room for it. Every
+    // launch and stop reads the lines of all processes, so this is worth it.
+    let mut line = [0; LONGEST_STAT];
+    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut line));
+    match read.map(|bytes| line.get(..bytes).unwrap_or_default()) {
+        Ok(line) => parse_stat(&String::from_utf8_lossy(line))
+            .map(Some)
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("/proc/{pid}/stat is not readable"),
+                )
+            }),
         Err(error) if went_away(&error) => Ok(None),
         Err(error) => Err(error),
     }

@@ -275,7 +275,9 @@ async fn a_launch_finds_the_process_of_a_launcher_that_died_before_the_record() 
     let place = home.sandbox("orphan");
     fs::create_dir_all(&place).unwrap();
     // As a launcher leaves it that is killed right after it spawned: a process
-    // with the sandbox's environment that has not introduced itself yet.
+    // with the sandbox's environment that has not introduced itself yet, and the
+    // log that was made for it.
+    fs::write(place.join("runner.log"), "").unwrap();
     let introduction = r#"sleep 0.5; read -r stat </proc/$$/stat; read -r boot </proc/sys/kernel/random/boot_id
         printf '{"boot":"%s","stat":"%s"}' "$boot" "$stat" >record.json; exec sleep 60"#;
     let mut orphan = Command::new("setsid")
