@@ -101,6 +101,7 @@ codes! {
     E215 Error "a name lies in a namespace of built-in events",
     E216 Error "a sandbox's provider is not known",
     E217 Error "a price is malformed",
+    E218 Error "a sandbox's model keys cannot be kept as it says",
     E301 Error "a template tag is malformed",
     E302 Error "the trigger's event has no such field",
     E303 Error "a schedule's tick has no such field",

@@ -10,7 +10,7 @@ use crate::nearest::did_you_mean;
 use crate::sources::Sources;
 use crate::types::Fields;
 use crate::yaml::{self, Node, Scalar, Value};
-use loopy_contract::manifest::{Agent, Harness, Limits, Repo, Sandbox};
+use loopy_contract::manifest::{Agent, Harness, Limits, ModelKeys, Repo, Sandbox};
 use loopy_contract::price::Price;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,18 @@ pub(crate) const SECTIONS: [&str; 7] = [
 ];
 pub(crate) const AGENT_KEYS: [&str; 5] = ["model", "harness", "sandbox", "skills", "tools"];
 pub(crate) const HARNESS_KEYS: [&str; 2] = ["runtime", "model"];
-pub(crate) const SANDBOX_KEYS: [&str; 5] = ["provider", "image", "network", "env_file", "repos"];
+pub(crate) const SANDBOX_KEYS: [&str; 6] = [
+    "provider",
+    "image",
+    "network",
+    "env_file",
+    "repos",
+    "model_keys",
+];
+/// What `model_keys` of a sandbox may be.
+pub(crate) const MODEL_KEYS: [&str; 2] = [ModelKeys::ALL[0].0, ModelKeys::ALL[1].0];
+/// The provider that can keep the keys of models out of its sandboxes.
+const WITH_PROXY: &str = "docker";
 pub(crate) const LIMIT_KEYS: [&str; 4] = ["cascade_spend", "cascade", "day", "workflows"];
 pub(crate) const PRICE_KEYS: [&str; 3] = ["input", "cached", "output"];
 pub(crate) const CAP_KEYS: [&str; 2] = ["spend", "runs"];
@@ -390,6 +401,7 @@ impl Reader<'_> {
             network: Vec::new(),
             env_file: Vec::new(),
             repos: Vec::new(),
+            model_keys: ModelKeys::default(),
         };
         let Some(entries) = self.body(node, &format!("sandbox `{name}`")) else {
             return sandbox;
@@ -440,7 +452,45 @@ impl Reader<'_> {
         if let Some(node) = yaml::get(entries, "repos") {
             self.repos(name, node, &mut sandbox);
         }
+        if let Some(node) = yaml::get(entries, "model_keys").filter(|node| !node.is_null()) {
+            self.model_keys(name, node, &mut sandbox);
+        }
         sandbox
+    }
+
+    fn model_keys(&mut self, name: &str, node: &Node, sandbox: &mut Sandbox) {
+        let text = node.as_text().unwrap_or_default();
+        let Some((_, model_keys)) = ModelKeys::ALL.iter().find(|(known, _)| *known == text) else {
+            let message = format!(
+                "`model_keys` of sandbox `{name}` says where the keys of models are: `sandbox` or `proxy`"
+            );
+            self.report
+                .add(Code::E218, FILE, node.span, message)
+                .hint_if(did_you_mean(text, MODEL_KEYS));
+            return;
+        };
+        sandbox.model_keys = *model_keys;
+        // An unknown provider is reported as such.
+        if *model_keys == ModelKeys::Proxy && !["", WITH_PROXY].contains(&sandbox.provider.as_str())
+        {
+            let provider = &sandbox.provider;
+            let why = match provider.as_str() {
+                "local" => "a local sandbox may read the files of this user, the keys among them",
+                _ => "its sandboxes are not on this machine, where the proxy is",
+            };
+            self.report
+                .add(
+                    Code::E218,
+                    FILE,
+                    node.span,
+                    format!(
+                        "sandbox `{name}` of the provider `{provider}` cannot have its model keys kept out of it: {why}"
+                    ),
+                )
+                .hint(format!(
+                    "give it `provider: {WITH_PROXY}`, or leave `model_keys` out"
+                ));
+        }
     }
 
     fn image(&mut self, name: &str, node: &Node, sandbox: &mut Sandbox) {

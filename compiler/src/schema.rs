@@ -219,6 +219,10 @@ fn sandbox() -> Value {
                 "type": "array",
                 "items": {"anyOf": [{"type": "string"}, repo()]},
             }),
+            "model_keys" => json!({
+                "enum": registry::MODEL_KEYS,
+                "description": "Where the keys of models are: in the sandbox (when absent), or with a proxy that adds them to requests (`docker` only).",
+            }),
             _ => return None,
         })
     });
@@ -628,6 +632,7 @@ mod tests {
 defaults: { agent: { harness: { runtime: claude-code, model: claude-sonnet-4-6 }, sandbox: Box, skills: [], tools: [read] } }
 sandboxes:
   Box: { provider: local, network: [example.com], env_file: a.env, repos: [a/b, { url: a/b, ref: main, path: c, depth: ~ }] }
+  Kept: { provider: docker, env_file: [a.env], model_keys: proxy }
   default: { provider: daytona, image: { base: debian, apt: [git], env: { A: b } } }
 agents: { Worker: , Other: { harness: command, tools: ~ } }
 events: { Ping: { who: str?, how: list[enum[a, b]] }, Pong: { fields: { deep: { line: int? }, any: { type: array } } } }

@@ -201,6 +201,34 @@ pub struct Sandbox {
     pub env_file: Vec<String>,
     /// Repositories cloned into the workspace.
     pub repos: Vec<Repo>,
+    /// Where the keys of model APIs among its environment are.
+    #[serde(default, skip_serializing_if = "ModelKeys::are_in_the_sandbox")]
+    pub model_keys: ModelKeys,
+}
+
+/// Where the keys of model APIs are while an agent works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKeys {
+    /// In the sandbox, with its other variables.
+    #[default]
+    Sandbox,
+    /// With the engine: a proxy adds them to requests, and counts what these use.
+    Proxy,
+}
+
+impl ModelKeys {
+    /// All of them by the names that `registry.yml` has for them.
+    pub const ALL: [(&str, Self); 2] = [("sandbox", Self::Sandbox), ("proxy", Self::Proxy)];
+
+    /// Whether they are with its other variables.
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands over a reference"
+    )]
+    fn are_in_the_sandbox(&self) -> bool {
+        *self == Self::Sandbox
+    }
 }
 
 /// A repository to clone.

@@ -7,9 +7,10 @@
 //! that is no longer the last one is refused by its version, and an input that
 //! seems to change nothing is looked at again over a state freshly read.
 
+use crate::limits::ceiling;
 use crate::message::Message;
 use crate::outgoing::{Outgoing, outgoing};
-use crate::ports::{Commit, Launch, LaunchError, LaunchSpec, PortError, Ports, Stored};
+use crate::ports::{Allowance, Commit, Launch, LaunchError, LaunchSpec, PortError, Ports, Stored};
 use crate::run::{Effect, Pending, Run};
 use crate::token;
 use crate::transition::{self, Input, LAUNCH_GRACE_SECONDS, launch_token};
@@ -335,7 +336,8 @@ impl Driver {
         let agent = plan
             .and_then(|step| step.agent.as_ref())
             .and_then(|name| manifest.registry.agents.get(name));
-        let Some(name) = agent.and_then(|agent| agent.sandbox.clone()) else {
+        let named = agent.and_then(|agent| Some((agent.harness, agent.sandbox.clone()?)));
+        let Some((harness, name)) = named else {
             return Ok(Err(format!(
                 "step {}/{step} has no agent with a sandbox",
                 run.workflow
@@ -348,6 +350,7 @@ impl Driver {
         let Some(token) = token::derive(&key, &run.id, step, attempt) else {
             return Ok(Err("the token key cannot be used".to_owned()));
         };
+        let budget = plan.and_then(|step| step.budget.as_ref());
         let seconds = transition::step_seconds(plan).saturating_add(LAUNCH_GRACE_SECONDS);
         Ok(Ok(LaunchSpec {
             run: run.id.clone(),
@@ -358,6 +361,12 @@ impl Driver {
             sandbox: sandbox.clone(),
             token,
             time_limit: Duration::from_secs(seconds),
+            harness,
+            allowance: Allowance {
+                usd: ceiling(budget, run.attempt(step, attempt)),
+                tokens: budget.and_then(|budget| budget.tokens),
+                prices: manifest.registry.prices.clone(),
+            },
         }))
     }
 

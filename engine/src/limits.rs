@@ -3,11 +3,11 @@
 
 use crate::condition::{self, Values};
 use crate::gate::micro_usd;
-use crate::run::Run;
+use crate::run::{Attempt, Run};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use loopy_contract::ids::derive;
-use loopy_contract::manifest::{Harness, Manifest, Step, Strategy, Workflow};
+use loopy_contract::manifest::{Budget, Harness, Manifest, Step, Strategy, Workflow};
 
 /// One limit that an attempt has to get through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,4 +105,19 @@ fn harness(manifest: &Manifest, step: &Step) -> Option<Harness> {
 /// The day in UTC, as `2026-11-21`.
 pub(crate) fn day(at: Timestamp) -> String {
     at.to_zoned(TimeZone::UTC).date().to_string()
+}
+
+/// Dollars that an attempt may spend: what its step says and what the project's
+/// limits granted it, whichever is less.
+pub(crate) fn ceiling(budget: Option<&Budget>, record: Option<&Attempt>) -> Option<f64> {
+    let own = budget.and_then(Budget::usd);
+    let granted = record
+        .and_then(|record| record.grant.as_ref())
+        .map(|grant| grant.micro_usd)
+        .filter(|micro_usd| *micro_usd > 0)
+        .map(|micro_usd| micro_usd as f64 / 1e6);
+    match (own, granted) {
+        (Some(own), Some(granted)) => Some(own.min(granted)),
+        (own, granted) => own.or(granted),
+    }
 }

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::{EventId, ManifestHash, RunId};
-use loopy_contract::manifest::{Manifest, Sandbox, Sensor};
+use loopy_contract::manifest::{Harness, Manifest, Sandbox, Sensor};
+use loopy_contract::price::Price;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -210,6 +211,24 @@ pub struct LaunchSpec {
     pub token: String,
     /// How long the attempt may live.
     pub time_limit: Duration,
+    /// What drives the work.
+    pub harness: Harness,
+    /// What it may use of models, for a provider that counts that itself.
+    pub allowance: Allowance,
+}
+
+/// What an attempt may use of models.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// Dollars, if capped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd: Option<f64>,
+    /// Tokens, read and written together, if capped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// What the project says that tokens cost, by model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prices: BTreeMap<String, Price>,
 }
 
 /// How far a launch has come.

@@ -1,7 +1,7 @@
 //! What a manifest may ask for that this version does not execute. It is
 //! refused by name before anything runs, never ignored.
 
-use loopy_contract::manifest::{Budget, Harness, Manifest, SensorSource};
+use loopy_contract::manifest::{Budget, Harness, Manifest, ModelKeys, SensorSource};
 use loopy_contract::price::price;
 
 /// The sandbox providers this version has.
@@ -97,7 +97,16 @@ fn unpriced(manifest: &Manifest) -> Vec<String> {
                 continue;
             };
             let own = step.budget.as_ref().and_then(Budget::usd).is_some();
-            if agent.harness.names_dollars() || !(own || limited) {
+            let sandbox = agent.sandbox.as_ref();
+            // The proxy counts by prices, whatever the tool says.
+            let metered = sandbox
+                .and_then(|name| registry.sandboxes.get(name))
+                .is_some_and(|sandbox| sandbox.model_keys == ModelKeys::Proxy);
+            let named = match agent.harness {
+                Harness::Command => true,
+                harness => harness.names_dollars() && !metered,
+            };
+            if named || !(own || limited) {
                 continue;
             }
             let why = match agent.model.as_deref() {
@@ -187,6 +196,19 @@ mod tests {
         ] {
             let said = project(harness, model, budget.clone(), more.clone());
             assert_eq!(said, [""; 0], "{harness}");
+        }
+        // The proxy counts itself, where the tool would.
+        let mut metered = json!(manifest(&json!({"agent": "A", "budget": cap})));
+        metered["registry"]["sandboxes"]["Box"] = json!({
+            "provider": "docker", "image": {}, "network": [], "env_file": [], "repos": [],
+            "model_keys": "proxy",
+        });
+        for (harness, found) in [("claude-code", 1), ("command", 0)] {
+            metered["registry"]["agents"]["A"] = json!({
+                "harness": harness, "model": "own", "sandbox": "Box", "skills": [],
+            });
+            let said = unsupported(&serde_json::from_value(metered.clone()).unwrap());
+            assert_eq!(said.len(), found, "{said:?}");
         }
         for (model, budget, more, named) in [
             (json!("own"), &cap, &none, "what own costs"),

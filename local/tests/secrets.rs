@@ -3,7 +3,7 @@
 
 mod common;
 
-use loopy_contract::manifest::Sandbox;
+use loopy_contract::manifest::{ModelKeys, Sandbox};
 use loopy_engine::ports::Secrets;
 use loopy_local::secrets::LocalSecrets;
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ fn sandbox(files: &[&str]) -> Sandbox {
         network: Vec::new(),
         env_file: files.iter().map(|file| (*file).to_owned()).collect(),
         repos: Vec::new(),
+        model_keys: ModelKeys::default(),
     }
 }
 

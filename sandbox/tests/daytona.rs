@@ -4,9 +4,9 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use loopy_contract::manifest::Sandbox;
+use loopy_contract::manifest::{Harness, ModelKeys, Sandbox};
 use loopy_engine::ports::{
-    Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
+    Allowance, Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
 };
 use loopy_engine::run::SandboxRef;
 use loopy_sandbox::Providers;
@@ -100,9 +100,12 @@ fn spec(token: &str, image: Value) -> LaunchSpec {
             network: Vec::new(),
             env_file: Vec::new(),
             repos: Vec::new(),
+            model_keys: ModelKeys::default(),
         },
         token: TOKEN.into(),
         time_limit: Duration::from_secs(601),
+        harness: Harness::Command,
+        allowance: Allowance::default(),
     }
 }
 

@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use bollard::query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions};
 use futures::StreamExt;
-use loopy_contract::manifest::Sandbox;
-use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, SandboxState, Sandboxes};
+use loopy_contract::manifest::{Harness, ModelKeys, Sandbox};
+use loopy_engine::ports::{Allowance, Launch, LaunchError, LaunchSpec, SandboxState, Sandboxes};
 use loopy_engine::run::SandboxRef;
 use loopy_sandbox::docker::{Docker, DockerConfig, NAME, OpenError};
 use serde_json::{Value, json};
@@ -201,9 +201,12 @@ fn spec(token: &str, image: Value, network: &[&str]) -> LaunchSpec {
             network: network.iter().map(|&host| host.to_owned()).collect(),
             env_file: Vec::new(),
             repos: Vec::new(),
+            model_keys: ModelKeys::default(),
         },
         token: TOKEN.into(),
         time_limit: Duration::from_secs(60),
+        harness: Harness::Command,
+        allowance: Allowance::default(),
     }
 }
 

@@ -2,8 +2,8 @@
 //! it sees.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use loopy_contract::manifest::Sandbox;
-use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, SandboxState, Sandboxes};
+use loopy_contract::manifest::{Harness, ModelKeys, Sandbox};
+use loopy_engine::ports::{Allowance, Launch, LaunchError, LaunchSpec, SandboxState, Sandboxes};
 use loopy_engine::run::SandboxRef;
 use loopy_sandbox::Providers;
 use loopy_sandbox::local::{Local, LocalConfig, PLAIN_PATH};
@@ -63,9 +63,12 @@ fn spec(token: &str) -> LaunchSpec {
             network: vec!["github.com".into()],
             env_file: Vec::new(),
             repos: Vec::new(),
+            model_keys: ModelKeys::default(),
         },
         token: TOKEN.into(),
         time_limit: Duration::from_secs(60),
+        harness: Harness::Command,
+        allowance: Allowance::default(),
     }
 }
 

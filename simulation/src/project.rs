@@ -5,8 +5,8 @@ use loopy_contract::expression::{Comparison, Condition, Expression};
 use loopy_contract::failure::FailureClass;
 use loopy_contract::manifest::{
     Agent, Answer, Approve, Budget, Cap, CatchUp, Concurrency, Contract, Each, FieldRef, Harness,
-    Limits, Lineage, Loop, Manifest, Registry, Retry, SCHEMA_VERSION, Sandbox, Step, Strategy,
-    Trigger, Usd, Workflow,
+    Limits, Lineage, Loop, Manifest, ModelKeys, Registry, Retry, SCHEMA_VERSION, Sandbox, Step,
+    Strategy, Trigger, Usd, Workflow,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +90,7 @@ impl Project {
                     network: Vec::new(),
                     env_file: Vec::new(),
                     repos: Vec::new(),
+                    model_keys: ModelKeys::default(),
                 },
             )]),
             agents: BTreeMap::from([

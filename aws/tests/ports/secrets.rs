@@ -5,7 +5,7 @@ use crate::account::Account;
 use jiff::{SignedDuration, Timestamp};
 use loopy_aws::SecretsManager;
 use loopy_aws::env::var;
-use loopy_contract::manifest::Sandbox;
+use loopy_contract::manifest::{ModelKeys, Sandbox};
 use loopy_engine::memory::ManualClock;
 use loopy_engine::ports::Secrets;
 use serde_json::json;
@@ -19,6 +19,7 @@ fn sandbox(env_file: &[&str]) -> Sandbox {
         network: Vec::new(),
         env_file: env_file.iter().map(|file| (*file).to_owned()).collect(),
         repos: Vec::new(),
+        model_keys: ModelKeys::default(),
     }
 }
 

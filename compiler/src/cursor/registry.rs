@@ -3,8 +3,8 @@
 use super::spot::{ITEM, spot};
 use super::{Cursor, Slot, types};
 use crate::registry::{
-    AGENT_KEYS, CAP_KEYS, HARNESS_KEYS, IMAGE_KEYS, LIMIT_KEYS, PRICE_KEYS, PROVIDERS, REPO_KEYS,
-    SANDBOX_KEYS, SECTIONS,
+    AGENT_KEYS, CAP_KEYS, HARNESS_KEYS, IMAGE_KEYS, LIMIT_KEYS, MODEL_KEYS, PRICE_KEYS, PROVIDERS,
+    REPO_KEYS, SANDBOX_KEYS, SECTIONS,
 };
 use loopy_contract::manifest::Harness;
 
@@ -55,6 +55,7 @@ fn value(path: &[&str]) -> Option<Slot> {
         (_, ["sandbox"]) => Slot::Sandbox,
         (_, ["skills", ITEM]) => Slot::Skill,
         (["sandboxes", _, "provider"], _) => Slot::Value(PROVIDERS.to_vec()),
+        (["sandboxes", _, "model_keys"], _) => Slot::Value(MODEL_KEYS.to_vec()),
         (["warnings", _], _) => Slot::Value(vec!["off", "on"]),
         (["events", _, field @ ..], _) => types(field)?,
         _ => return None,
@@ -111,6 +112,7 @@ mod tests {
             ("agents: { Coder: { harness: c", "claude-code"),
             ("agents: { Coder: { harness: { runtime: c", "claude-code"),
             ("sandboxes:\n  Box:\n    provider: ", "daytona"),
+            ("sandboxes: { Box: { model_keys: ", "proxy"),
             ("events:\n  Bug: { title: s", "str"),
             ("events:\n  Bug:\n    files: list[{ path: s", "str"),
         ] {

@@ -121,6 +121,7 @@ static SANDBOX: Order = map(&[
     ("provider", &FREE),
     ("image", &IMAGE),
     ("env_file", &FREE),
+    ("model_keys", &FREE),
     ("network", &FREE),
     ("repos", &REPOS),
 ]);

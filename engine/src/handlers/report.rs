@@ -3,6 +3,7 @@
 
 use super::{Answer, Engine};
 use crate::condition;
+use crate::limits::ceiling;
 use crate::ports::{PortError, Stored};
 use crate::run::{Attempt, Run};
 use crate::token;
@@ -11,7 +12,7 @@ use crate::transition::{Input, step_seconds, values};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loopy_contract::ids::RunId;
-use loopy_contract::manifest::{Budget, Contract, Manifest, Workflow};
+use loopy_contract::manifest::{Contract, Manifest, Workflow};
 use loopy_contract::price::price;
 use loopy_contract::report::{
     AttemptPath, Envelope, Failure, Feedback, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES,
@@ -338,21 +339,6 @@ fn feedback(plan: &Workflow, run: &Run, step: &str) -> Option<Feedback> {
             output,
         })
     })
-}
-
-/// Dollars that the attempt may spend: what its step says and what the project's
-/// limits granted it, whichever is less.
-fn ceiling(budget: Option<&Budget>, record: Option<&Attempt>) -> Option<f64> {
-    let own = budget.and_then(Budget::usd);
-    let granted = record
-        .and_then(|record| record.grant.as_ref())
-        .map(|grant| grant.micro_usd)
-        .filter(|micro_usd| *micro_usd > 0)
-        .map(|micro_usd| micro_usd as f64 / 1e6);
-    match (own, granted) {
-        (Some(own), Some(granted)) => Some(own.min(granted)),
-        (own, granted) => own.or(granted),
-    }
 }
 
 fn unknown(run: &RunId) -> Refusal {
