@@ -8,6 +8,7 @@ use crate::endpoint::function_url;
 use crate::env::{Environment, MissingVariable, var};
 use crate::manifests::S3Manifests;
 use crate::parts::Parts;
+use crate::packs::S3Packs;
 use crate::queues::SqsQueues;
 use crate::secrets::SecretsManager;
 use crate::sensor_code::LambdaSensorCode;
@@ -167,3 +168,7 @@ impl Home {
         })
     }
 }
+            packs: Arc::new(S3Packs::of_environment(
+                s3_client(&self.config),
+                &self.environment,
+            )),

@@ -195,6 +195,7 @@ fn lists(run: &Value) -> Vec<(String, Choice)> {
         lists.push((format!("{step}/state/units"), |unit| {
             unit["kind"] == "succeeded"
         }));
+        lists.push((format!("{step}/files/packs"), |_| true));
     }
     lists.push(("/history".to_owned(), |_| true));
     lists

@@ -13,6 +13,7 @@ pub mod home;
 mod large;
 pub mod manifests;
 pub mod parts;
+pub mod packs;
 pub mod queues;
 pub mod secrets;
 pub mod sensor_code;

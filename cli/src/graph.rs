@@ -222,11 +222,12 @@ impl Graph {
             let event = awaited(step).and_then(|event| events.get(event));
             let asks = condition_of(step).map(|when| mark("when", when));
             graph.edge(schedule.or(event).copied(), here, Wire::Event, asks);
-            for before in &step.after {
-                let before = places.get(&(workflow, before.as_str()));
-                graph.edge(before.copied(), here, Wire::After, None);
-            }
             let forms = step.forms.as_deref();
+            for before in &step.after {
+                let files = forms.and_then(|forms| files_of(forms, before));
+                let before = places.get(&(workflow, before.as_str()));
+                graph.edge(before.copied(), here, Wire::After, files);
+            }
             if let Some(back) = forms.and_then(|forms| forms.back.as_ref()) {
                 let label = format!("{}, at most {}", mark("until", &back.until), back.max);
                 let to = places.get(&(workflow, back.to.as_str()));
@@ -303,6 +304,13 @@ fn marks(forms: &FormsOutline) -> Vec<String> {
         });
     }
     marks
+}
+
+/// What an arrow says of the files that a step hands on.
+fn files_of(forms: &FormsOutline, step: &str) -> Option<String> {
+    let files = forms.files.iter().filter(|(from, _)| from == step);
+    let paths: Vec<&str> = files.map(|(_, path)| path.as_str()).collect();
+    (!paths.is_empty()).then(|| mark("files", &paths.join(", ")))
 }
 
 fn written(reference: &FieldRef) -> String {

@@ -1,14 +1,15 @@
 //! Puts the manifest together from parts that have no errors.
 
 use crate::condition::ConditionDraft;
+use crate::forms::FilesDraft;
 use crate::registry::RegistryDraft;
 use crate::sensor::Sensors;
 use crate::sources::{File, Sources};
 use crate::step::{TriggerDraft, WorkflowDraft, Workflows};
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::{
-    Each, EventLineage, FileHash, Lineage, Loop, Manifest, Registry, SCHEMA_VERSION, Step, Trigger,
-    Workflow,
+    Each, EventLineage, FileHash, FilesRef, Lineage, Loop, Manifest, Registry, SCHEMA_VERSION,
+    Step, Trigger, Workflow,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,6 +93,11 @@ fn registry(draft: RegistryDraft) -> Registry {
 
 fn workflow(draft: WorkflowDraft) -> Workflow {
     let entry = draft.entry().map(|step| step.name.clone());
+    let mut keeps: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for files in draft.all_steps().flat_map(|step| &step.forms.files) {
+        let kept = keeps.entry(files.step.clone()).or_default();
+        kept.insert(files.path.to_string());
+    }
     let steps = draft.steps.into_iter().map(|(name, step)| {
         let forms = step.forms;
         let step = Step {
@@ -104,6 +110,8 @@ fn workflow(draft: WorkflowDraft) -> Workflow {
             agent: step.agent.map(|(name, _)| name),
             output: step.output.contract.fields,
             output_optional: step.output.contract.optional,
+            files: files(forms.files),
+            keeps: keeps.remove(&name).into_iter().flatten().collect(),
             emits: step.emits.into_iter().map(|(event, _)| event).collect(),
             emits_when: forms
                 .emits_when
@@ -137,6 +145,15 @@ fn workflow(draft: WorkflowDraft) -> Workflow {
         steps: steps.collect(),
         entry,
     }
+}
+
+/// Each once, in order.
+fn files(drafts: Vec<FilesDraft>) -> Vec<FilesRef> {
+    let files = drafts.into_iter().map(|draft| FilesRef {
+        path: draft.path.to_string(),
+        step: draft.step,
+    });
+    files.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn lineage(workflows: &Workflows, sensors: &Sensors) -> Lineage {

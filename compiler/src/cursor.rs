@@ -34,6 +34,8 @@ pub enum Slot {
     Workflow,
     /// The name of another step of the workflow.
     Step,
+    /// The name of a step that comes before, and a path of its files.
+    Files,
     /// The producer of a reference.
     Producer,
     /// A field of this producer.
@@ -201,6 +203,7 @@ fn value(path: &[&str]) -> Option<Slot> {
         ["agent"] => Slot::Agent,
         ["on"] | ["on", "event"] => Slot::Trigger,
         ["after"] | ["after", ITEM] | ["loop", "to"] => Slot::Step,
+        ["files"] | ["files", ITEM] => Slot::Files,
         ["emits"] | ["emits", ITEM] => Slot::Event,
         ["concurrency", "strategy"] => Slot::Value(STRATEGIES.map(|(name, _)| name).to_vec()),
         ["approve", "otherwise"] => Slot::Value(ANSWERS.map(|(name, _)| name).to_vec()),
@@ -255,6 +258,8 @@ mod tests {
         assert_eq!(front("after: [a, scan-d|"), slot(Slot::Step, "scan-d"));
         assert_eq!(front("after:\n  - a\n  - b|"), slot(Slot::Step, "b"));
         assert_eq!(front("after:\n  -|"), slot(Slot::Step, ""));
+        assert_eq!(front("files: bu|"), slot(Slot::Files, "bu"));
+        assert_eq!(front("files: [a/*, b/d|"), slot(Slot::Files, "b/d"));
         assert_eq!(front("emits: { A|"), slot(Slot::Event, "A"));
         assert_eq!(front("when: a.b == 1 and c|"), slot(Slot::Producer, "c"));
         let field = Slot::Field("a".to_owned());

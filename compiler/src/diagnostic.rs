@@ -92,6 +92,7 @@ codes! {
     E124 Error "a `loop` is malformed or does not lead back",
     E125 Error "an `emits` with conditions is malformed",
     E126 Error "what shapes a trigger is malformed",
+    E127 Error "a `files` is malformed",
     E201 Error "a type is not known",
     E210 Error "a name does not start with a capital letter",
     E211 Error "a name is used in two categories",

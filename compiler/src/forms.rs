@@ -1,14 +1,15 @@
 //! Reads what a step may add to its wiring: `each`, `retry`, `approve`,
-//! `concurrency`, `loop`, conditions, and what shapes its trigger.
+//! `concurrency`, `loop`, `files`, conditions, and what shapes its trigger.
 
 use crate::condition::{ConditionDraft, Lines};
-use crate::diagnostic::{Code, Span};
+use crate::diagnostic::{Code, Span, number};
 use crate::duration;
 use crate::nearest::did_you_mean;
 use crate::step_reader::Reader;
 use crate::template::is_name;
 use crate::yaml::{self, Node, Scalar, Value};
 use loopy_contract::failure::FailureClass;
+use loopy_contract::files::Pattern;
 use loopy_contract::manifest::{Answer, Approve, Concurrency, FieldRef, Retry, Strategy, Trigger};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,6 +89,17 @@ pub(crate) struct LoopDraft {
     pub(crate) max: u32,
 }
 
+/// One of `files: [build/dist/**, plan/notes.md]`
+#[derive(Debug)]
+pub(crate) struct FilesDraft {
+    pub(crate) step: String,
+    pub(crate) path: Pattern,
+    /// Of the whole.
+    pub(crate) span: Span,
+    /// Of the step's name, where it has a place of its own.
+    pub(crate) step_span: Option<Span>,
+}
+
 /// All of them, of one step.
 #[derive(Debug, Default)]
 pub(crate) struct Forms {
@@ -97,6 +109,7 @@ pub(crate) struct Forms {
     pub(crate) approve: Option<Approve>,
     pub(crate) concurrency: Option<ConcurrencyDraft>,
     pub(crate) r#loop: Option<LoopDraft>,
+    pub(crate) files: Vec<FilesDraft>,
     /// There is an `each`, but it cannot be read, which has been reported.
     pub(crate) each_is_broken: bool,
     /// The conditions of events that are emitted, by event.
@@ -199,6 +212,7 @@ impl Reader<'_> {
             approve: given("approve").and_then(|node| self.approve(node)),
             concurrency: given("concurrency").and_then(|node| self.concurrency(node)),
             r#loop: given("loop").and_then(|node| self.r#loop(node, lines)),
+            files: given("files").map_or_else(Vec::new, |node| self.files(node)),
             emits_when: BTreeMap::new(),
             on_when: When::Always,
         }
@@ -487,6 +501,61 @@ impl Reader<'_> {
                 max: max?,
             }),
             _ => None,
+        }
+    }
+
+    /// `STEP/PATH`, or a list of them.
+    fn files(&mut self, node: &Node) -> Vec<FilesDraft> {
+        let items = match &node.value {
+            Value::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(node),
+        };
+        items.iter().filter_map(|item| self.file(item)).collect()
+    }
+
+    fn file(&mut self, node: &Node) -> Option<FilesDraft> {
+        let form = Form {
+            code: Code::E127,
+            name: "files",
+            keys: &[],
+            hint: "write files: [build/dist/**, plan/notes.md], each a step and a path of its files",
+        };
+        let Some(written) = node.as_written().filter(|_| !node.is_null()) else {
+            let message = format!("`files` holds paths, this is {}", node.kind());
+            self.refuse(&form, node.span, message);
+            return None;
+        };
+        let text = written.trim();
+        let Some((step, path)) = text.split_once('/') else {
+            let message = format!("`{text}` names no path of a step's files");
+            self.refuse(&form, node.span, message);
+            return None;
+        };
+        // Its files go into a folder of the step's name.
+        if matches!(step, "" | "." | "..") {
+            let message = format!("`{text}` does not begin with a step's name");
+            self.refuse(&form, node.span, message);
+            return None;
+        }
+        match Pattern::parse(path) {
+            Ok(path) => {
+                // A span of another length has quotes or an escape in it.
+                let whole = number(written.chars().count());
+                let step_span = (node.span.length == whole).then_some(Span {
+                    length: number(step.chars().count()),
+                    ..node.span
+                });
+                Some(FilesDraft {
+                    step: step.to_owned(),
+                    path,
+                    span: node.span,
+                    step_span,
+                })
+            }
+            Err(why) => {
+                self.refuse(&form, node.span, format!("the path `{path}`: {why}"));
+                None
+            }
         }
     }
 

@@ -428,6 +428,13 @@ impl Builder {
             };
             self.mention(file, back.to_span, target);
         }
+        for files in &forms.files {
+            let target = Target::Step {
+                workflow: reader.workflow.to_owned(),
+                step: files.step.clone(),
+            };
+            self.mention(file, files.step_span.unwrap_or(files.span), target);
+        }
         let until = forms.r#loop.as_ref().map(|back| &back.until);
         let conditions = [forms.when.read(), forms.on_when.read(), until];
         for condition in conditions

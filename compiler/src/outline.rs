@@ -40,6 +40,9 @@ pub struct FormsOutline {
     pub when: Option<String>,
     /// The list of which every item gets a sandbox of its own.
     pub each: Option<FieldRef>,
+    /// The files of other steps it asks for: the step, which may not exist, and the
+    /// path as written.
+    pub files: Vec<(String, String)>,
     /// What a person has to agree to.
     pub approve: Option<Approve>,
     /// How many may be under way at once.
@@ -115,6 +118,11 @@ fn forms(forms: &Forms) -> FormsOutline {
     FormsOutline {
         when: forms.when.read().map(source),
         each: forms.each.as_ref().map(|each| each.over.clone()),
+        files: forms
+            .files
+            .iter()
+            .map(|files| (files.step.clone(), files.path.to_string()))
+            .collect(),
         approve: forms.approve.clone(),
         concurrency: forms.concurrency.as_ref().map(|c| c.concurrency.clone()),
         back: forms.r#loop.as_ref().map(|back| BackOutline {

@@ -169,6 +169,24 @@ impl<'a> Checker<'a> {
             self.condition(condition, &known);
         }
         self.reads = Reads::BeforeIt;
+        for files in &forms.files {
+            if let Some(from) = self.predecessor(&files.step, files.span)
+                && let Some(condition) = self.unguarded(from, &known)
+            {
+                let (name, source) = (&from.name, condition.source());
+                self.report
+                    .add(
+                        Code::E306,
+                        &step.file,
+                        files.span,
+                        format!("the files of `{name}` are absent when step `{name}` is skipped"),
+                    )
+                    .hint(format!(
+                        "give step `{}` the same condition, when: {source}",
+                        step.name
+                    ));
+            }
+        }
         for (reference, span) in &step.refs {
             let (producer, field) = (reference.producer.as_str(), reference.field.as_str());
             let of_item = forms.each.as_ref().filter(|each| each.name == producer);
@@ -390,15 +408,21 @@ impl<'a> Checker<'a> {
         Declared::field(&from.output, field)
     }
 
-    /// Refuses to read what a skipped step does not give.
-    fn presence(&mut self, from: &StepDraft, field: &str, span: Span, known: &Facts) {
-        let Some(condition) = from.forms.when.read() else {
-            return;
-        };
+    /// The condition without which a step is skipped, unless this one is sure to be
+    /// skipped then too.
+    fn unguarded(&self, from: &'a StepDraft, known: &Facts) -> Option<&'a ConditionDraft> {
+        let condition = from.forms.when.read()?;
         let is_guarded =
             known.imply(&condition.expr) || matches!(self.step.forms.when, When::Broken);
-        if is_guarded
-            || from.output.contract.optional.contains(field)
+        (!is_guarded).then_some(condition)
+    }
+
+    /// Refuses to read what a skipped step does not give.
+    fn presence(&mut self, from: &'a StepDraft, field: &str, span: Span, known: &Facts) {
+        let Some(condition) = self.unguarded(from, known) else {
+            return;
+        };
+        if from.output.contract.optional.contains(field)
             || (!field.is_empty() && !from.output.contract.fields.contains_key(field))
         {
             return;

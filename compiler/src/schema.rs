@@ -87,6 +87,9 @@ fn step_value(key: &str) -> Option<Value> {
             condition("Otherwise the step is skipped, and so are those that need its output.")
         }
         "each" => text("One sandbox for each item of a list: plan.tasks as task."),
+        "files" => one_or_more(
+            "Files of the steps in `after` that it finds in its workspace, each a step and a path or pattern: build/dist/**.",
+        ),
         "retry" => required(
             &["max"],
             about(
@@ -641,6 +644,7 @@ warnings: { W501: off }
 "#;
         let step = r#"
 on: { event: Ping, when: event.who == "me", debounce: 30s }
+files: [build/dist/**, plan/notes.md]
 emits: { Ping: { when: event.who == "me" }, Pong: }
 output: { a: int, b: { c: str } }
 budget: { wall_clock: 20, spend: { usd: 4 }, tokens: 500000, turns: 40, window: "3", latency: 2.0 }

@@ -14,12 +14,13 @@ use crate::yaml::{self, Node, Scalar, Value};
 use loopy_contract::manifest::{Budget, Ref, Trigger};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) const KEYS: [&str; 12] = [
+pub(crate) const KEYS: [&str; 13] = [
     "on",
     "after",
     "agent",
     "when",
     "each",
+    "files",
     "output",
     "emits",
     "budget",

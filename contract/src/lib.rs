@@ -5,6 +5,7 @@
 pub mod event;
 pub mod expression;
 pub mod failure;
+pub mod files;
 pub mod ids;
 pub mod manifest;
 pub mod price;

@@ -409,6 +409,13 @@ pub struct Step {
     /// The output fields that may be absent.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub output_optional: BTreeSet<String>,
+    /// The files of steps before it that it finds in its workspace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FilesRef>,
+    /// The files of its own workspace that are kept for steps behind it, as paths
+    /// and patterns; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keeps: Vec<String>,
     /// Events it emits when it succeeds.
     pub emits: Vec<String>,
     /// Of those, the ones it emits only when a condition holds.
@@ -519,6 +526,15 @@ pub struct FieldRef {
     /// step with `each` is: the list of its outputs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub field: String,
+}
+
+/// Files of another step.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct FilesRef {
+    /// A step named in `after`.
+    pub step: String,
+    /// Which of the files below its workspace, as a path or pattern: `dist/**`.
+    pub path: String,
 }
 
 /// Further attempts after a failed one.

@@ -9,7 +9,13 @@
 //! | `GET /v1/runs/{run}/steps/{step}/attempts/{n}/envelope` | [`Envelope`] |
 //! | `POST …/heartbeat` with [`Heartbeat`] | [`HeartbeatReply`] |
 //! | `POST …/transcript` with [`TranscriptPart`] | [`TranscriptReply`] |
+//! | `POST …/files` with [`FilesPart`] | [`FilesReply`] |
+//! | `POST …/fetch` with [`FilesAsk`] | [`FilesBytes`] |
 //! | `POST …/result` with [`StepResult`] | [`ResultReply`] |
+//!
+//! Files that a later step asks for are a pack: a gzipped tar of regular files. It
+//! is sent in parts before the result that names it; a later step's runner fetches
+//! it in the same parts.
 //!
 //! Errors are JSON [`Refusal`]s: 401 for a wrong token, 404 for an unknown run,
 //! 410 once the attempt is over (the runner stops), 413 for a body past
@@ -77,7 +83,7 @@ pub struct AttemptPath {
     pub step: String,
     /// Counted from 1.
     pub attempt: u32,
-    /// `envelope`, `heartbeat`, `transcript` or `result`; anything else is for the reader to refuse.
+    /// `envelope`, `heartbeat`, `transcript`, `files`, `fetch` or `result`; anything else is for the reader to refuse.
     pub leaf: String,
 }
 
@@ -178,6 +184,12 @@ pub struct Envelope {
     /// Skills by name: path inside the skill to base64 of the file's bytes.
     pub skills: BTreeMap<String, BTreeMap<String, String>>,
     /// Seconds the attempt may take from now.
+    /// The packs of earlier steps to unpack into the workspace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<HandedFiles>,
+    /// The files that later steps ask for, as [`crate::files::Pattern`]s.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keeps: Vec<String>,
     pub seconds: u64,
     /// Dollars it may spend, if capped.
     pub usd: Option<f64>,
@@ -208,6 +220,30 @@ pub struct Envelope {
 /// Why a `loop` went back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
+/// Files of one attempt at an earlier step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedFiles {
+    /// The step; its files go into a folder of this name.
+    pub step: String,
+    /// For a step with `each`, the item: they go into a folder of this name in
+    /// that folder. Counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// Which of the files in the pack are meant.
+    pub paths: Vec<String>,
+    /// The pack.
+    pub pack: Pack,
+}
+
+/// A pack of files, by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pack {
+    /// Lower-case hex SHA-256 of its bytes.
+    pub sha256: String,
+    /// How many those are; [`crate::files::MAX_PACK_BYTES`] at most.
+    pub size: u64,
+}
+
     /// The step that has the `loop`.
     pub step: String,
     /// What it put out in the round before.
@@ -252,6 +288,39 @@ pub struct TranscriptReply {}
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepResult {
+/// The next bytes of the pack of files that an attempt hands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesPart {
+    /// Bytes of the pack before it, a multiple of [`crate::files::PACK_PART`]. Sent
+    /// twice, it is the same part.
+    pub offset: u64,
+    /// Base64 of the bytes; [`crate::files::PACK_PART`] at most.
+    pub data: String,
+}
+
+/// The answer to a part of a pack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesReply {}
+
+/// Asks for a part of a pack that the envelope names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesAsk {
+    /// The step whose files they are.
+    pub step: String,
+    /// The item, for a step with `each`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// Where the part begins.
+    pub offset: u64,
+}
+
+/// A part of a pack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesBytes {
+    /// Base64 of the bytes.
+    pub data: String,
+}
+
     /// Success with its outputs, or failure with its reason.
     pub outcome: Outcome,
     /// What the harness reported it used.
@@ -261,6 +330,9 @@ pub struct StepResult {
 }
 
 /// Success or failure of one attempt.
+    /// The files that a success hands on; nothing where no file was meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Pack>,
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {

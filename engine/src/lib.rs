@@ -8,6 +8,7 @@ pub mod condition;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod driver;
+pub mod files;
 pub mod gate;
 mod handlers;
 mod limits;

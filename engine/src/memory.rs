@@ -1,10 +1,11 @@
 //! The home in memory: every port over plain maps, with the same promises as
 //! the durable homes minus durability. Tests and the simulation run on it.
 
+use crate::files::PackOf;
 use crate::message::{Message, QueueName};
 use crate::ports::{
-    Bus, Clock, Commit, Document, Manifests, PortError, Queues, RunFilter, Secrets, Store, Stored,
-    Timers, Transcripts,
+    Bus, Clock, Commit, Document, Manifests, Packs, PortError, Queues, RunFilter, Secrets, Store,
+    Stored, Timers, Transcripts,
 };
 use crate::record::{EventFilter, EventRecord};
 use crate::run::{Run, RunSummary};
@@ -399,6 +400,59 @@ impl Transcripts for MemoryTranscripts {
         if kept.len() == offset {
             kept.push_str(text);
         }
+        Ok(())
+    }
+}
+
+/// Files that steps hand on, in memory.
+#[derive(Debug, Default)]
+pub struct MemoryPacks {
+    /// The parts by folder, name and offset.
+    parts: Mutex<BTreeMap<(String, String), BTreeMap<u64, Vec<u8>>>>,
+}
+
+impl MemoryPacks {
+    fn key(of: &PackOf) -> (String, String) {
+        (PackOf::folder(&of.run), of.name())
+    }
+
+    /// Forgets all that is kept for a run.
+    pub fn forget(&self, run: &RunId) {
+        let folder = PackOf::folder(run);
+        lock(&self.parts).retain(|(kept, _), _| *kept != folder);
+    }
+}
+
+#[async_trait]
+impl Packs for MemoryPacks {
+    async fn put(&self, of: &PackOf, offset: u64, bytes: Vec<u8>) -> Result<(), PortError> {
+        let mut parts = lock(&self.parts);
+        parts
+            .entry(Self::key(of))
+            .or_default()
+            .insert(offset, bytes);
+        Ok(())
+    }
+
+    async fn part(
+        &self,
+        of: &PackOf,
+        offset: u64,
+        length: usize,
+    ) -> Result<Option<Vec<u8>>, PortError> {
+        let parts = lock(&self.parts);
+        let found = parts.get(&Self::key(of)).and_then(|pack| pack.get(&offset));
+        Ok(found
+            .and_then(|bytes| bytes.get(..length))
+            .map(<[u8]>::to_vec))
+    }
+
+    async fn copy(&self, from: &PackOf, to: &PackOf, _: u64) -> Result<(), PortError> {
+        let mut parts = lock(&self.parts);
+        let missing =
+            || PortError::new(format!("copy files of step {}", from.step), "they are gone");
+        let pack = parts.get(&Self::key(from)).cloned().ok_or_else(missing)?;
+        parts.insert(Self::key(to), pack);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The ports: what the engine needs of a home. Both homes and the in-memory
 //! one implement these and nothing else; the engine knows no home.
 
+use crate::files::PackOf;
 use crate::message::{Message, QueueName};
 use crate::record::{EventFilter, EventRecord};
 use crate::run::{Run, RunSummary, SandboxRef};
@@ -280,6 +281,25 @@ pub trait Transcripts: Send + Sync {
     async fn append(&self, of: &TranscriptOf, offset: u64, text: &str) -> Result<(), PortError>;
 }
 
+/// Keeps the files that steps hand on, in the parts they come in.
+#[async_trait]
+pub trait Packs: Send + Sync {
+    /// Keeps `bytes` at `offset` of a pack, a multiple of
+    /// [`PACK_PART`](loopy_contract::files::PACK_PART); durable when it returns. The
+    /// same part kept twice is there once.
+    async fn put(&self, of: &PackOf, offset: u64, bytes: Vec<u8>) -> Result<(), PortError>;
+    /// The part at `offset`, which has `length` bytes; `None` when not so many are
+    /// kept there.
+    async fn part(
+        &self,
+        of: &PackOf,
+        offset: u64,
+        length: usize,
+    ) -> Result<Option<Vec<u8>>, PortError>;
+    /// Keeps the pack `from`, which has `size` bytes, as `to` as well.
+    async fn copy(&self, from: &PackOf, to: &PackOf, size: u64) -> Result<(), PortError>;
+}
+
 /// What wakes a sensor: a webhook's request, or a poll's tick.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -361,6 +381,8 @@ pub struct Ports {
     pub sandboxes: Arc<dyn Sandboxes>,
     /// Transcripts.
     pub transcripts: Arc<dyn Transcripts>,
+    /// Files that steps hand on.
+    pub packs: Arc<dyn Packs>,
     /// Sensor code.
     pub sensor_code: Arc<dyn SensorCode>,
     /// The time.

@@ -9,7 +9,7 @@ pub use stored::{StoredRunError, read};
 use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::{ManifestHash, RunId};
-use loopy_contract::report::{Failure, Usage};
+use loopy_contract::report::{Failure, Pack, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -205,9 +205,34 @@ pub struct StepRun {
     /// What it put out in the round before, if a `loop` went back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Value>,
+    /// The files that it hands on, once it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Kept>,
     /// All attempts at it, oldest first, whatever round or item they belong to;
     /// the first has the number 1.
     pub attempts: Vec<Attempt>,
+}
+
+/// The files that a step hands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Which it was asked to keep.
+    pub paths: Vec<String>,
+    /// One for a plain step, one an item for a step with `each`; `None` where there
+    /// was no such file.
+    pub packs: Vec<Option<KeptPack>>,
+}
+
+/// The files of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPack {
+    /// The attempt.
+    pub attempt: u32,
+    /// The run that it belongs to, where that is not this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<RunId>,
+    /// The pack.
+    pub pack: Pack,
 }
 
 fn first() -> u32 {
@@ -345,6 +370,9 @@ pub enum Unit {
         /// The events to put on the bus when the step is done, by name.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         emits: BTreeMap<String, Map<String, Value>>,
+        /// The files that it hands on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<Pack>,
     },
 }
 

@@ -94,6 +94,7 @@ fn failed(class: FailureClass) -> StepResult {
         }),
         usage: Usage::default(),
         duration_ms: 1,
+        files: None,
     }
 }
 

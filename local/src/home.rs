@@ -8,6 +8,7 @@ use crate::http;
 use crate::launches::Launches;
 use crate::lock::ProjectLock;
 use crate::manifests::{KeepError, LocalManifests};
+use crate::packs::FilePacks;
 use crate::queue::SqliteQueue;
 use crate::schedules::{self, Schedules};
 use crate::secrets::LocalSecrets;
@@ -293,6 +294,7 @@ impl LocalHome {
             )),
             clock: Arc::clone(&clock),
         });
+            packs: Arc::new(FilePacks::new(&dir)),
         let unsettled = store::unsettled(&(&db).into()).await?;
         let worker = Worker {
             _lock: lock,

@@ -13,6 +13,7 @@ mod lines;
 mod lock;
 pub mod manifests;
 mod outbox;
+pub mod packs;
 pub mod queue;
 mod records;
 pub mod retention;

@@ -3,7 +3,7 @@
 //!
 //! | what | kept |
 //! |---|---|
-//! | runs that are over, with their transcripts | [`KEEP`] after their end |
+//! | runs that are over, with their transcripts and files | [`KEEP`] after their end |
 //! | runs that are not over | for good |
 //! | what became of events | [`KEEP`] |
 //! | documents, marks of deliveries | until they expire, at most some days more than [`KEEP`] |
@@ -12,6 +12,7 @@
 //! | dead letters | until somebody has them tried again |
 //! | when schedules and polls fired last | for good |
 
+use crate::packs::FilePacks;
 use crate::schema::nanos;
 use crate::transcripts::FileTranscripts;
 use crate::worker::{Worker, pause};
@@ -81,17 +82,21 @@ impl Worker {
         let manifests = self.db.write(remove_manifests).await;
         let named = manifests.map_err(|why| error(&why))?;
         let objects = self.dir.join("objects");
-        let transcripts = FileTranscripts::new(&self.dir);
         // Before the runs are read: a run that begins later keeps its own.
-        let folders = transcripts.folders().map_err(|why| error(&why))?;
-        let runs = if folders.is_empty() {
+        let transcripts = FileTranscripts::new(&self.dir).folders();
+        let transcripts = transcripts.map_err(|why| error(&why))?;
+        let packs = FilePacks::new(&self.dir).folders();
+        let packs = packs.map_err(|why| error(&why))?;
+        let runs = if transcripts.is_empty() && packs.is_empty() {
             BTreeSet::new()
         } else {
-            let runs = self.db.read(folders_of_runs).await;
+            let runs = self.db.read(runs).await;
             runs.map_err(|why| error(&why))?
         };
         tokio::task::spawn_blocking(move || {
-            remove_transcripts(folders, &runs)?;
+            let of = |name: fn(&str) -> String| runs.iter().map(|run| name(run)).collect();
+            remove_transcripts(transcripts, &of(FileTranscripts::folder_of))?;
+            FilePacks::remove(packs, &of(FilePacks::folder_of))?;
             remove_objects(&objects, &named)
         })
         .await
@@ -115,14 +120,11 @@ fn remove_old(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<u
         .collect()
 }
 
-/// The folders in which the runs there are have their transcripts.
-fn folders_of_runs(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+/// The runs there are.
+fn runs(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     connection
         .prepare_cached("SELECT id FROM runs")?
-        .query_map([], |row| {
-            let id: String = row.get(0)?;
-            Ok(FileTranscripts::folder_of(&id))
-        })?
+        .query_map([], |row| row.get(0))?
         .collect()
 }
 

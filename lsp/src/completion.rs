@@ -8,7 +8,7 @@ use loopy_compiler::{
     tick_fields,
 };
 use loopy_contract::manifest::Trigger;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The candidates, in no given order; none where names mean nothing.
 pub(crate) fn complete(asked: &Asked<'_>) -> Vec<CompletionItem> {
@@ -26,7 +26,7 @@ pub(crate) fn complete(asked: &Asked<'_>) -> Vec<CompletionItem> {
         Slot::Trigger => triggers(index),
         Slot::Workflow => workflows(index),
         Slot::Warning => warnings(),
-        Slot::Step | Slot::Producer | Slot::Field(_) => in_step(asked, &cursor.slot),
+        Slot::Step | Slot::Files | Slot::Producer | Slot::Field(_) => in_step(asked, &cursor.slot),
     };
     let range = Range {
         start: asked.lines.position(cursor.word_start),
@@ -47,6 +47,12 @@ fn in_step(asked: &Asked<'_>, slot: &Slot) -> Vec<Candidate> {
     match slot {
         Slot::Producer => producers(steps, step),
         Slot::Field(producer) => fields(asked.index, steps, producer),
+        Slot::Files => predecessors(steps, step)
+            .map(|(name, _)| {
+                let about = "files of this step";
+                Candidate::new(format!("{name}/"), CompletionItemKind::Folder, about)
+            })
+            .collect(),
         _ => steps
             .into_iter()
             .flatten()
@@ -112,6 +118,7 @@ fn about(key: &str) -> &'static str {
         "emits" => "the events the step makes",
         "budget" => "limits on time, dollars, tokens and turns",
         "when" => "the condition without which the step is skipped",
+        "files" => "files of earlier steps that it finds in its workspace",
         "each" => "the list of which every item gets a sandbox of its own",
         "retry" => "how often to try again, and after what",
         "approve" => "a person has to agree",
@@ -213,20 +220,30 @@ fn producers(steps: Steps<'_>, step: &str) -> Vec<Candidate> {
         return candidates;
     };
     let own = steps.get(step);
-    let after: BTreeSet<&String> = own.into_iter().flat_map(|own| &own.after).collect();
     let item = own.and_then(|own| own.item.as_ref());
     candidates.extend(item.map(|item| {
         let about = "an item of the list in `each`";
         Candidate::new(item, CompletionItemKind::Variable, about)
     }));
-    let is_read = own.is_some_and(|own| own.trigger.is_some() || !own.after.is_empty());
     candidates.extend(
-        steps
-            .iter()
-            .filter(|(name, _)| *name != step && (!is_read || after.contains(name)))
+        predecessors(Some(steps), step)
             .map(|(name, entry)| Candidate::new(name, CompletionItemKind::Module, outputs(entry))),
     );
     candidates
+}
+
+/// The direct predecessors; while they cannot be read, any other step.
+fn predecessors<'i>(
+    steps: Steps<'i>,
+    step: &str,
+) -> impl Iterator<Item = (&'i String, &'i StepEntry)> {
+    let own = steps.and_then(|steps| steps.get(step));
+    let is_read = own.is_some_and(|own| own.trigger.is_some() || !own.after.is_empty());
+    let after = own.map(|own| own.after.as_slice()).unwrap_or_default();
+    steps
+        .into_iter()
+        .flatten()
+        .filter(move |(name, _)| *name != step && (!is_read || after.contains(name)))
 }
 
 fn fields(index: &Index, steps: Steps<'_>, producer: &str) -> Vec<Candidate> {

@@ -444,6 +444,7 @@ fn steps_are_completed_below_their_keys() {
         ("loop: { to: |", &["fix"]),
         ("concurrency: { key: fix.|", &["verdict"]),
         ("budget: { spend: { |", &["usd"]),
+        ("files: [f|", &["fix/"]),
     ] {
         let text = CHECK.replace("agent: Shell", line);
         assert_eq!(session.labels(file, &text), want, "{line}");

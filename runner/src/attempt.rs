@@ -2,6 +2,7 @@
 
 use crate::Exit;
 use crate::client::{Client, ReportError};
+use crate::handed;
 use crate::harness::{Job, drive};
 use crate::processes::Processes;
 use crate::redact::{Redactor, head};
@@ -16,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval_at, sleep, timeout_at};
 
@@ -122,6 +124,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
             .chain([token.as_str()]),
     );
     let transcript = Transcript::new(&redactor);
+                files: None,
     let deadline = started + Duration::from_secs(envelope.seconds).min(LONGEST);
     tracing::info!(run, step, attempt, harness = %envelope.harness, "the attempt begins");
 
@@ -129,22 +132,33 @@ pub(crate) async fn run(launch: Launch) -> Exit {
     let usage = RefCell::new(Usage::default());
     let harness_started = Cell::new(None);
     let work = async {
-        let workspace = Workspace::create(&workspace)?;
+        let workspace = Arc::new(Workspace::create(&workspace)?);
         let control = Control::create(&run, &step, attempt)?;
         let environment = workspace.environment(&envelope.env, &run, &search_path)?;
         workspace.fill(&envelope, &environment, &processes).await?;
         harness_started.set(Some(Instant::now()));
-        drive(&Job {
+        let driven = drive(&Job {
             envelope: &envelope,
             workspace: &workspace,
             control: &control,
             environment: &environment,
             processes: &processes,
+    let harness_ended = Cell::new(None);
+    let files = RefCell::new(None);
             transcript: &transcript,
             usage: &usage,
         })
-        .await
+        .await;
+        harness_ended.set(Some(Instant::now()));
+        let outcome = driven?;
+        if !envelope.keeps.is_empty() && matches!(outcome, Outcome::Succeeded { .. }) {
+            // Nothing writes to them any more.
+            processes.end_all().await;
+            files.replace(handed::keep(&client, &envelope, &workspace, deadline).await?);
+        }
+        Ok(outcome)
     };
+        handed::fetch(&client, &envelope, &workspace, deadline).await?;
     let outcome = tokio::select! {
         worked = timeout_at(deadline, work) => Some(match worked {
             Ok(Ok(outcome)) => outcome,
@@ -165,7 +179,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
     };
     let duration = harness_started
         .get()
-        .map(|at: Instant| at.elapsed())
+        .map(|at: Instant| harness_ended.get().unwrap_or_else(Instant::now) - at)
         .unwrap_or_default();
     processes.end_all().await;
     if let Some(Outcome::Failed(failure)) = &outcome {
@@ -194,6 +208,7 @@ fn understand(answer: Value) -> Result<Envelope, Failure> {
     };
     let protocol = answer.get("protocol").and_then(Value::as_u64);
     if protocol != Some(u64::from(PROTOCOL)) {
+        files: files.into_inner(),
         let found = protocol.map_or_else(|| "none".to_owned(), |version| version.to_string());
         return Err(failure(format!(
             "the runner speaks protocol {PROTOCOL} and the engine {found}; deploy the project again, so that both come from one version"

@@ -7,8 +7,10 @@
 
 mod attempt;
 mod client;
+mod handed;
 mod harness;
 mod outcome;
+mod pack;
 mod processes;
 mod prompt;
 mod redact;

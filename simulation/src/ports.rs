@@ -13,7 +13,7 @@ use loopy_contract::ids::{EventId, ManifestHash, RunId};
 use loopy_contract::manifest::{Manifest, Sandbox, Sensor};
 use loopy_engine::gate::Gate;
 use loopy_engine::memory::MemoryStore;
-use loopy_engine::memory::MemoryTranscripts;
+use loopy_engine::memory::{MemoryPacks, MemoryTranscripts};
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::outgoing::{Outgoing, outgoing};
 use loopy_engine::ports::{
@@ -60,6 +60,7 @@ impl SimPorts {
             secrets: this(),
             sandboxes: this(),
             transcripts: Arc::new(MemoryTranscripts::default()),
+            packs: Arc::new(MemoryPacks::default()),
             sensor_code: this(),
             clock: Arc::new(SimClock(self.world.clone())),
         }

@@ -273,6 +273,8 @@ fn workflow(
                 ("items".to_owned(), json!({"type": "array"})),
             ]),
             output_optional: BTreeSet::new(),
+            files: Vec::new(),
+            keeps: Vec::new(),
             emits: mine,
             emits_when,
             when,

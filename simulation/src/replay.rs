@@ -10,7 +10,7 @@ use loopy_contract::event::Event;
 use loopy_contract::ids::{ManifestHash, RunId};
 use loopy_contract::manifest::{Manifest, Sandbox, Sensor};
 use loopy_engine::Engine;
-use loopy_engine::memory::{ManualClock, MemoryTranscripts};
+use loopy_engine::memory::{ManualClock, MemoryPacks, MemoryTranscripts};
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{
     Bus, Clock, Launch, LaunchError, LaunchSpec, Manifests, PortError, Ports, Queues, SandboxState,
@@ -83,6 +83,7 @@ pub async fn replay(
         secrets: nowhere(),
         sandboxes: nowhere(),
         transcripts: Arc::new(MemoryTranscripts::default()),
+        packs: Arc::new(MemoryPacks::default()),
         sensor_code: nowhere(),
         clock: Arc::clone(clock) as Arc<dyn Clock>,
     });

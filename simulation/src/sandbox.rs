@@ -415,6 +415,7 @@ impl World {
                     ..Usage::default()
                 },
                 duration_ms: takes.unsigned_abs(),
+                files: None,
             });
         }
     }

@@ -217,6 +217,7 @@ fn succeeded(output: Value) -> StepRun {
         state: StepState::Succeeded { output },
         iteration: 1,
         previous: None,
+        files: None,
         attempts: Vec::new(),
     }
 }
@@ -343,6 +344,7 @@ async fn a_step_with_five_hundred_items_is_kept_while_it_goes_on() {
             attempt,
             output: output.as_object().unwrap().clone(),
             emits: BTreeMap::new(),
+            files: None,
         }
     };
     let mut version = 1;
@@ -355,6 +357,7 @@ async fn a_step_with_five_hundred_items_is_kept_while_it_goes_on() {
             },
             iteration: 1,
             previous: None,
+            files: None,
             attempts: attempts(done),
         };
         wide.steps.insert("work".to_owned(), step);

@@ -60,7 +60,7 @@ warnings: { W501: off, W504: off, W505: off }
         "after: build\noutput: { verdict: enum[pass, fail] }\nloop: { to: plan, until: review.verdict == \"pass\", max: 3 }\nconcurrency: { limit: 1 }",
     );
     let release = step(
-        "after: review\nwhen: review.verdict == \"pass\" and event.repo != \"a <b> & [c]\"\napprove: { before: true, after: true }\nemits: { Shipped: { when: review.verdict == \"pass\" } }",
+        "after: review\nfiles: [review/report.md, review/log/*]\nwhen: review.verdict == \"pass\" and event.repo != \"a <b> & [c]\"\napprove: { before: true, after: true }\nemits: { Shipped: { when: review.verdict == \"pass\" } }",
     );
     let tell = step("on: Shipped\napprove: { after: true }");
     Project::of(&[

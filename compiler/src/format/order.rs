@@ -72,6 +72,7 @@ pub(super) static STEP: Order = map(&[
     ("after", &FREE),
     ("when", &FREE),
     ("each", &FREE),
+    ("files", &FREE),
     ("agent", &FREE),
     ("output", &FREE),
     ("emits", &FREE),

@@ -1,6 +1,8 @@
 //! `report`: serves the runner of one attempt. The token is checked before
 //! anything is read.
 
+mod files;
+
 use super::{Answer, Engine};
 use crate::condition;
 use crate::limits::ceiling;
@@ -137,6 +139,8 @@ impl Engine {
                 Ok(json!(HeartbeatReply { stop }))
             }
             ("POST", "transcript") => self.take_transcript(&target, &request.body).await,
+            ("POST", "files") => self.take_files(&target, &request.body).await,
+            ("POST", "fetch") => self.give_files(&target, &request.body).await,
             ("POST", "result") => self.take_result(&target, &request.body).await,
             _ => Err(Refusal::Client(404, "no such path".to_owned())),
         }
@@ -148,6 +152,7 @@ impl Engine {
             return Err(Refusal::Client(413, limit));
         }
         let result: StepResult = parse(body)?;
+        self.check_files(target, &result).await?;
         // Applied even when it was taken before: a driver that died between
         // commit and effects has left them to this repetition.
         let input = Input::Result {
@@ -276,6 +281,8 @@ impl Engine {
             emits_optional,
             env: self.ports.secrets.sandbox_env(name, sandbox).await?,
             repos: sandbox.repos.clone(),
+            files: plan.map_or_else(Vec::new, |plan| files::handed(plan, run, step)),
+            keeps: step.keeps.clone(),
             skills: self.skills(&manifest, &agent.skills).await?,
             seconds: step_seconds(Some(step)),
             usd: ceiling(budget, record),

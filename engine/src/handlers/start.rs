@@ -5,10 +5,12 @@ use super::Engine;
 use crate::admission::update;
 use crate::condition::{self, Values};
 use crate::driver::Driver;
+use crate::files::PackOf;
 use crate::limits::day;
 use crate::message::{Again, Message};
 use crate::ports::PortError;
 use crate::record::{Decision, EventOutcome, EventRecord};
+use crate::run::Run;
 use crate::schedule;
 use crate::transition;
 use jiff::{SignedDuration, Timestamp};
@@ -483,10 +485,36 @@ impl Engine {
         match transition::again(&manifest, original, again.id, from, &again.edits, now) {
             Err(why) => Ok(Some(why)),
             Ok(run) => {
+                // Before anything can ask for them.
+                self.copy_files(&original.id, &run).await?;
                 self.driver.create(&manifest, run).await?;
                 Ok(None)
             }
         }
+    }
+}
+
+impl Engine {
+    /// Keeps for `run` what it took over of the files of `original`, so that each
+    /// run has its own for as long as it is there.
+    async fn copy_files(&self, original: &RunId, run: &Run) -> Result<(), PortError> {
+        let mut copies = Vec::new();
+        for (step, record) in &run.steps {
+            let packs = record.files.iter().flat_map(|kept| &kept.packs);
+            copies.extend(
+                packs
+                    .flatten()
+                    .map(|kept| (kept.place(&run.id, step), kept.pack.size)),
+            );
+        }
+        for (to, size) in copies {
+            let from = PackOf {
+                run: original.clone(),
+                ..to.clone()
+            };
+            self.ports.packs.copy(&from, &to, size).await?;
+        }
+        Ok(())
     }
 }
 

@@ -265,6 +265,7 @@ impl Scene<'_> {
         };
         set_unit(run, name, index, unit);
         true
+            files: result.files.clone().filter(|_| !step.keeps.is_empty()),
     }
 
     /// The events that this result puts on the bus; or what of it breaks the

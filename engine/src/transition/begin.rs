@@ -1,7 +1,7 @@
 //! How a run comes about: from an event, or by going over another run again.
 
 use super::{START, Scene};
-use crate::run::{Origin, RUN_SCHEMA, Run, RunStatus, StepRun, StepState};
+use crate::run::{Kept, Origin, RUN_SCHEMA, Run, RunStatus, StepRun, StepState};
 use jiff::Timestamp;
 use loopy_contract::event::Event;
 use loopy_contract::ids::RunId;
@@ -100,8 +100,10 @@ pub fn again(
                 // What was not done is done now.
                 _ => continue,
             }
+            let files = taken_over(plan, &anew, &original.id, &name, before)?;
             if let Some(step) = run.steps.get_mut(&name) {
                 step.state = state;
+                step.files = files;
             }
         }
     }
@@ -125,6 +127,39 @@ pub fn again(
     scene.note(&mut run, "run_started", text);
     scene.advance(&mut run);
     Ok(run)
+}
+
+/// The files that a step which is taken over hands on: those it handed on in
+/// `original`, which have to be all that steps ask for that are done anew.
+fn taken_over(
+    plan: &Workflow,
+    anew: &BTreeSet<String>,
+    original: &RunId,
+    name: &str,
+    before: &StepRun,
+) -> Result<Option<Kept>, String> {
+    let paths = before.files.as_ref().map(|kept| kept.paths.as_slice());
+    let kept = |path: &String| paths.is_some_and(|paths| paths.contains(path));
+    let asked = anew
+        .iter()
+        .filter_map(|step| plan.steps.get(step))
+        .flat_map(|step| &step.files);
+    let mut lost = asked.filter(|files| files.step == name && !kept(&files.path));
+    if let Some(lost) = lost.next()
+        && matches!(before.state, StepState::Succeeded { .. })
+    {
+        return Err(format!(
+            "the files {} of step {name} were not kept in {original}; take the run up at {name}",
+            lost.path
+        ));
+    }
+    let mut files = before.files.clone();
+    for pack in files.iter_mut().flat_map(|kept| kept.packs.iter_mut()) {
+        if let Some(pack) = pack {
+            pack.from.get_or_insert_with(|| original.clone());
+        }
+    }
+    Ok(files)
 }
 
 /// What was edited has to keep its contract, as what was put out has.
@@ -166,6 +201,7 @@ fn blank(
                 state: StepState::Waiting,
                 iteration: 1,
                 previous: None,
+                files: None,
                 attempts: Vec::new(),
             };
             (name.clone(), step)

@@ -4,7 +4,7 @@
 use super::Scene;
 use super::record::set_state;
 use crate::condition::{self, Values};
-use crate::run::{Effect, Question, Run, RunStatus, StepState, Unit};
+use crate::run::{Effect, Kept, KeptPack, Question, Run, RunStatus, StepState, Unit};
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::EventId;
@@ -255,15 +255,22 @@ impl Scene<'_> {
     /// A step's output counts: its events go out, and a loop goes back or not.
     fn finish(&self, run: &mut Run, name: &str, step: &Step, units: Vec<Unit>) {
         let mut outputs = Vec::with_capacity(units.len());
+        let mut packs = Vec::new();
         for unit in units {
             let Unit::Succeeded {
                 attempt,
                 output,
                 emits,
+                files,
             } = unit
             else {
                 continue;
             };
+            packs.push(files.map(|pack| KeptPack {
+                attempt,
+                from: None,
+                pack,
+            }));
             for (event, fields) in emits {
                 let event = self.emitted(run, name, attempt, &event, fields);
                 let text = format!("{} ({})", event.name, event.id);
@@ -278,6 +285,10 @@ impl Scene<'_> {
             outputs.into_iter().next().unwrap_or_default()
         };
         set_state(run, name, StepState::Succeeded { output });
+        if let Some(record) = run.steps.get_mut(name).filter(|_| !step.keeps.is_empty()) {
+            let paths = step.keeps.clone();
+            record.files = Some(Kept { paths, packs });
+        }
         self.note_step(run, "step_succeeded", name, "");
         if let Some(back) = &step.r#loop {
             self.go_round(run, name, back);
@@ -303,6 +314,7 @@ impl Scene<'_> {
                 continue;
             };
             step.iteration = round.saturating_add(1);
+            step.files = None;
             let state = std::mem::replace(&mut step.state, StepState::Waiting);
             step.previous = match state {
                 StepState::Succeeded { output } => Some(output),

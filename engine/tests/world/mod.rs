@@ -10,7 +10,8 @@ use loopy_contract::event::Event;
 use loopy_contract::manifest::{Manifest, Sensor};
 use loopy_contract::report::{Outcome, StepResult, Usage, attempt_path};
 use loopy_engine::memory::{
-    ManualClock, MemoryManifests, MemoryQueues, MemorySecrets, MemoryStore, MemoryTranscripts,
+    ManualClock, MemoryManifests, MemoryPacks, MemoryQueues, MemorySecrets, MemoryStore,
+    MemoryTranscripts,
 };
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{
@@ -158,6 +159,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) launcher: Arc<Launcher>,
     pub(crate) transcripts: Arc<MemoryTranscripts>,
+    pub(crate) packs: Arc<MemoryPacks>,
     pub(crate) fuse: Arc<AtomicI64>,
 }
 
@@ -179,6 +181,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
     let store = Arc::new(MemoryStore::new(clock.clone()));
     let launcher = Arc::new(Launcher::default());
     let transcripts = Arc::new(MemoryTranscripts::default());
+    let packs = Arc::new(MemoryPacks::default());
     let fuse = Arc::new(AtomicI64::new(i64::MAX));
     let fused = || {
         Arc::new(Fused {
@@ -205,6 +208,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
             fuse: fuse.clone(),
         }),
         transcripts: transcripts.clone(),
+        packs: packs.clone(),
         sensor_code: Arc::new(EchoSensor),
         clock: clock.clone(),
     });
@@ -215,6 +219,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
         store,
         launcher,
         transcripts,
+        packs,
         fuse,
     }
 }
@@ -234,6 +239,7 @@ pub(crate) fn success(output: Value, emits: Value) -> StepResult {
             ..Usage::default()
         },
         duration_ms: 5,
+        files: None,
     }
 }
 
