@@ -10,5 +10,6 @@ pub mod ids;
 pub mod manifest;
 pub mod price;
 pub mod report;
+pub mod repository;
 pub mod schema;
 mod sorted;

@@ -56,6 +56,10 @@ pub mod launch_env {
     pub const ATTEMPT: &str = "LOOPY_ATTEMPT";
     /// The directory to work in; created when missing.
     pub const WORKSPACE: &str = "LOOPY_WORKSPACE";
+    /// The directory with mirrors of repositories, each under its
+    /// [`mirror_name`](crate::repository::mirror_name), for clones to begin with. Not
+    /// set where there is none.
+    pub const MIRRORS: &str = "LOOPY_MIRRORS";
 }
 
 /// The path of one attempt's endpoint below the report URL. Run and step are

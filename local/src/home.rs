@@ -30,6 +30,7 @@ use loopy_sandbox::daytona::{self, API_KEY, Daytona, RunnerBinary};
 use loopy_sandbox::docker::{self, Docker, DockerConfig, Environment};
 use loopy_sandbox::github::GithubTokens;
 use loopy_sandbox::local::{self, Local, LocalConfig};
+use loopy_sandbox::mirrors::Mirrors;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
@@ -235,12 +236,20 @@ impl LocalHome {
         let docker_host = environment.get(docker::HOST).cloned();
         let own = Arc::new(LocalSecrets::new(&project, &dir, environment));
         let mut secrets: Arc<dyn Secrets> = Arc::new(GithubTokens::new(own, Arc::clone(&clock))?);
-        let mut providers = Providers::new().with_local(Local::new(LocalConfig {
+        // Before the secrets get what only holds in containers.
+        let mirrors = Mirrors::new(
+            dir.join("cache/mirrors"),
+            local::PLAIN_PATH.to_owned(),
+            Arc::clone(&secrets),
+        );
+        let on_this_machine = Local::new(LocalConfig {
             state: dir.clone(),
             runner: options.runner,
             report_url: format!("file://{}", report_file.display()),
             path: local::PLAIN_PATH.to_owned(),
-        }));
+        });
+        let mut providers =
+            Providers::new().with_local(on_this_machine.with_mirrors(mirrors.clone()));
         if let Some((name, runner, report_url)) = remote {
             if !secrets.engine_env().await?.contains_key(API_KEY) {
                 return Err(OpenError::NoKey(name));
@@ -256,7 +265,8 @@ impl LocalHome {
             report_to: own_address(address),
             report_prefix: http::REPORT_PREFIX.to_owned(),
         };
-        let docker = open_docker(config, in_docker).await?.map(Arc::new);
+        let docker = open_docker(config, in_docker).await?;
+        let docker = docker.map(|docker| Arc::new(docker.with_mirrors(mirrors)));
         if let Some(docker) = &docker {
             secrets = Arc::new(Environment::new(secrets, Arc::clone(docker)));
             providers = providers.with_docker(Arc::clone(docker));

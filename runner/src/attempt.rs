@@ -44,6 +44,8 @@ pub(crate) struct Launch {
     workspace: PathBuf,
     /// Where the sandbox has its programs.
     search_path: String,
+    /// Where mirrors of repositories are.
+    mirrors: Option<PathBuf>,
 }
 
 /// The launcher's variables cannot be used.
@@ -77,6 +79,9 @@ impl Launch {
             search_path: env("PATH")
                 .filter(|path| !path.is_empty())
                 .unwrap_or_else(|| PLAIN_PATH.to_owned()),
+            mirrors: env(launch_env::MIRRORS)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
         })
     }
 }
@@ -91,6 +96,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         attempt,
         workspace,
         search_path,
+        mirrors,
     } = launch;
     let client = match Client::new(&report_url, &token, &run, &step, attempt) {
         Ok(client) => client,
@@ -135,7 +141,9 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         let workspace = Arc::new(Workspace::create(&workspace)?);
         let control = Control::create(&run, &step, attempt)?;
         let environment = workspace.environment(&envelope.env, &run, &search_path)?;
-        workspace.fill(&envelope, &environment, &processes).await?;
+        workspace
+            .fill(&envelope, &environment, &processes, mirrors.as_deref())
+            .await?;
         harness_started.set(Some(Instant::now()));
         let driven = drive(&Job {
             envelope: &envelope,

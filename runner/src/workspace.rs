@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loopy_contract::manifest::Repo;
 use loopy_contract::report::{Envelope, Failure, FailureClass, launch_env};
+use loopy_contract::repository::{GITHUB_CREDENTIALS, clone_url, mirror_name};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -20,14 +21,8 @@ const CLAUDE_SKILLS: &str = ".claude/skills";
 /// Bytes of git's words in a message.
 const LAST_WORDS: usize = 2000;
 
-/// Reads the token from the environment when git asks, so that it is in no
-/// argument, no URL and no file. Its text goes into the clone's configuration:
-/// the agent can push under the same variable.
-const CREDENTIAL_HELPER: &str = concat!(
-    "credential.https://github.com.helper=",
-    "!f() { test \"$1\" = get && test -n \"$GITHUB_TOKEN\" ",
-    "&& echo username=x-access-token && echo \"password=$GITHUB_TOKEN\"; }; f"
-);
+/// Where git finds objects that are not in the repository itself.
+const ALTERNATES: &str = "GIT_ALTERNATE_OBJECT_DIRECTORIES";
 
 /// A directory for the runner's own files, outside the workspace, gone when
 /// dropped.
@@ -134,7 +129,8 @@ impl Workspace {
         Ok(environment)
     }
 
-    /// Clones the repositories and writes the skills.
+    /// Clones the repositories and writes the skills. Clones begin with what is in
+    /// `mirrors`, where there is a mirror of theirs.
     ///
     /// # Errors
     /// A [`FailureClass::Sandbox`] failure that names what could not be done.
@@ -143,9 +139,11 @@ impl Workspace {
         envelope: &Envelope,
         environment: &BTreeMap<String, String>,
         processes: &Processes,
+        mirrors: Option<&Path>,
     ) -> Result<(), Failure> {
         for repo in &envelope.repos {
-            self.clone_repo(repo, environment, processes).await?;
+            self.clone_repo(repo, environment, processes, mirrors)
+                .await?;
         }
         for (name, files) in &envelope.skills {
             self.write_skill(name, files)?;
@@ -161,6 +159,7 @@ impl Workspace {
         repo: &Repo,
         environment: &BTreeMap<String, String>,
         processes: &Processes,
+        mirrors: Option<&Path>,
     ) -> Result<(), Failure> {
         let url = clone_url(&repo.url);
         let path = repo.path.clone().unwrap_or_else(|| repository_name(&url));
@@ -173,33 +172,34 @@ impl Workspace {
                 repo.url
             )));
         }
-        for arguments in clone_commands(&url, repo, &target) {
-            let mut git = Command::new("git");
-            git.args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"])
-                .args(arguments)
-                .env_clear()
-                .envs(environment)
-                .env("GIT_TERMINAL_PROMPT", "0")
-                .current_dir(&self.root);
-            let ended = processes.run(git, &[], |_| (), |_| ()).await.map_err(|error| {
-                sandbox(match error.kind() {
-                    ErrorKind::NotFound => format!(
-                        "cannot clone {}: `git` is not on the sandbox's PATH; install it in the sandbox's image",
-                        repo.url
-                    ),
-                    _ => format!("cannot clone {}: git does not start: {error}", repo.url),
-                })
+        let git = Git {
+            repo,
+            url: &url,
+            target: &target,
+            environment,
+            processes,
+            workspace: &self.root,
+        };
+        let mirror = mirrors
+            .map(|folder| folder.join(mirror_name(&url)))
+            .filter(|mirror| mirror.join("objects").is_dir() && is_empty(&target));
+        if let Some(mirror) = &mirror {
+            let Err(failure) = git.clone(Some(mirror)).await else {
+                return Ok(());
+            };
+            tracing::warn!(
+                "{} is cloned once more, without its mirror: {}",
+                repo.url,
+                failure.message
+            );
+            empty(&target).map_err(|error| {
+                sandbox(format!(
+                    "cannot remove what is left of a clone in {}: {error}",
+                    target.display()
+                ))
             })?;
-            if !ended.status.success() {
-                return Err(sandbox(format!(
-                    "cannot clone {}: git {}: {}",
-                    repo.url,
-                    ended.how(),
-                    tail(ended.last_words(), LAST_WORDS)
-                )));
-            }
         }
-        Ok(())
+        git.clone(None).await
     }
 
     fn write_skill(&self, name: &str, files: &BTreeMap<String, String>) -> Result<(), Failure> {
@@ -312,68 +312,139 @@ impl Workspace {
     }
 }
 
-/// What git is asked to do, in order.
-fn clone_commands(url: &str, repo: &Repo, target: &Path) -> Vec<Vec<OsString>> {
-    let target = target.as_os_str();
-    let mut clone: Vec<OsString> = ["clone", "--quiet", "-c", CREDENTIAL_HELPER]
-        .map(Into::into)
-        .into();
-    let in_target = |arguments: &[&str]| -> Vec<OsString> {
-        let mut all: Vec<OsString> = vec!["-C".into(), target.into()];
-        all.extend(arguments.iter().map(Into::into));
-        all
-    };
-    let depth = repo.depth.map(|depth| format!("--depth={depth}"));
-    match (&repo.r#ref, depth) {
+/// A repository that is being cloned.
+struct Git<'a> {
+    repo: &'a Repo,
+    url: &'a str,
+    target: &'a Path,
+    environment: &'a BTreeMap<String, String>,
+    processes: &'a Processes,
+    workspace: &'a Path,
+}
+
+impl Git<'_> {
+    /// Clones it. What `mirror` has is taken from there; the clone needs it no longer
+    /// when this is done.
+    async fn clone(&self, mirror: Option<&Path>) -> Result<(), Failure> {
+        let steps = self.steps(mirror);
+        for arguments in steps.arguments {
+            let mut git = Command::new("git");
+            git.args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"])
+                .args(arguments)
+                .env_clear()
+                .envs(self.environment)
+                .envs(steps.alternates.iter().map(|path| (ALTERNATES, path)))
+                .env("GIT_TERMINAL_PROMPT", "0")
+                .current_dir(self.workspace);
+            self.run(git).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&self, git: Command) -> Result<(), Failure> {
+        let url = &self.repo.url;
+        let ended = self.processes.run(git, &[], |_| (), |_| ()).await;
+        let ended = ended.map_err(|error| {
+            sandbox(match error.kind() {
+                ErrorKind::NotFound => format!(
+                    "cannot clone {url}: `git` is not on the sandbox's PATH; install it in the sandbox's image"
+                ),
+                _ => format!("cannot clone {url}: git does not start: {error}"),
+            })
+        })?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        Err(sandbox(format!(
+            "cannot clone {url}: git {}: {}",
+            ended.how(),
+            tail(ended.last_words(), LAST_WORDS)
+        )))
+    }
+
+    fn steps(&self, mirror: Option<&Path>) -> Steps {
+        let target = self.target.as_os_str();
+        let in_target = |arguments: &[&str]| -> Vec<OsString> {
+            let mut all: Vec<OsString> = vec!["-C".into(), target.into()];
+            all.extend(arguments.iter().map(Into::into));
+            all
+        };
+        let depth = self.repo.depth.map(|depth| format!("--depth={depth}"));
         // A commit is no branch: it is fetched by its name.
-        (Some(commit), Some(depth)) if is_commit(commit) => vec![
-            vec!["init".into(), "--quiet".into(), "--".into(), target.into()],
-            in_target(&["remote", "add", "--", "origin", url]),
-            in_target(&["config", "credential.https://github.com.helper", helper()]),
-            in_target(&["fetch", "--quiet", &depth, "--", "origin", commit]),
-            in_target(&["checkout", "--quiet", "--detach", "FETCH_HEAD"]),
-        ],
-        (Some(name), Some(depth)) => {
-            clone.extend([depth.into(), format!("--branch={name}").into()]);
-            clone.extend(["--".into(), url.into(), target.into()]);
-            vec![clone]
+        if let (Some(commit), Some(depth)) = (&self.repo.r#ref, &depth)
+            && is_commit(commit)
+        {
+            let (name, helper) = GITHUB_CREDENTIALS.split_once('=').unwrap_or_default();
+            let mut arguments = vec![
+                vec!["init".into(), "--quiet".into(), "--".into(), target.into()],
+                in_target(&["remote", "add", "--", "origin", self.url]),
+                in_target(&["config", name, helper]),
+                in_target(&["fetch", "--quiet", depth, "--", "origin", commit]),
+                in_target(&["checkout", "--quiet", "--detach", "FETCH_HEAD"]),
+            ];
+            // `fetch` cannot copy what it finds elsewhere, as `clone` does.
+            arguments.extend(mirror.map(|_| in_target(&["repack", "-a", "-d", "--quiet"])));
+            return Steps {
+                arguments,
+                alternates: mirror.map(|mirror| mirror.join("objects")),
+            };
         }
-        (Some(name), None) => {
-            clone.extend(["--".into(), url.into(), target.into()]);
-            vec![clone, in_target(&["checkout", "--quiet", name, "--"])]
+        let mut clone: Vec<OsString> = ["clone", "--quiet", "-c", GITHUB_CREDENTIALS]
+            .map(Into::into)
+            .into();
+        if let Some(mirror) = mirror {
+            let mut reference = OsString::from("--reference-if-able=");
+            reference.push(mirror);
+            clone.extend([reference, "--dissociate".into()]);
         }
-        (None, depth) => {
-            clone.extend(depth.map(OsString::from));
-            clone.extend(["--".into(), url.into(), target.into()]);
-            vec![clone]
+        let mut checkout = None;
+        match (&self.repo.r#ref, &depth) {
+            (Some(name), Some(_)) => clone.push(format!("--branch={name}").into()),
+            (Some(name), None) => {
+                checkout = Some(in_target(&["checkout", "--quiet", name, "--"]));
+            }
+            (None, _) => {}
+        }
+        clone.extend(depth.map(OsString::from));
+        clone.extend(["--".into(), self.url.into(), target.into()]);
+        Steps {
+            arguments: std::iter::once(clone).chain(checkout).collect(),
+            alternates: None,
         }
     }
 }
 
-fn helper() -> &'static str {
-    CREDENTIAL_HELPER
-        .split_once('=')
-        .map_or("", |(_, helper)| helper)
+/// What git is asked to do.
+struct Steps {
+    /// In order.
+    arguments: Vec<Vec<OsString>>,
+    /// Where each of them finds further objects.
+    alternates: Option<PathBuf>,
 }
 
-/// `owner/name` is a repository on GitHub; all else is what git takes.
-fn clone_url(url: &str) -> String {
-    let is_word = |word: &str| {
-        !word.is_empty()
-            && !word.starts_with(['-', '.'])
-            && word
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+/// Whether nothing is there yet.
+fn is_empty(path: &Path) -> bool {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+/// Removes all that is in a directory, which may not be there.
+fn empty(path: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
     };
-    match url.split_once('/') {
-        Some((owner, name)) if is_word(owner) && is_word(name) => {
-            format!(
-                "https://github.com/{owner}/{}.git",
-                name.trim_end_matches(".git")
-            )
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
         }
-        _ => url.to_owned(),
     }
+    Ok(())
 }
 
 /// The last part of a URL without `.git`.
@@ -411,20 +482,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_names_are_on_github_and_urls_stay() {
-        assert_eq!(
-            clone_url("octo/hello.world"),
-            "https://github.com/octo/hello.world.git"
-        );
-        for url in [
-            "https://x.org/a/b.git",
-            "git@github.com:a/b.git",
-            "/srv/a.git",
-            "../a",
-            "ssh://h/a",
-        ] {
-            assert_eq!(clone_url(url), url);
-        }
+    fn a_clone_is_called_like_its_repository() {
         assert_eq!(repository_name("git@github.com:octo/hello.git"), "hello");
         assert_eq!(repository_name("https://x.org/a/b/"), "b");
     }

@@ -32,6 +32,7 @@ mod network;
 
 use crate::attempt_name;
 use crate::egress::{Allowed, ReportTo};
+use crate::mirrors::Mirrors;
 use async_trait::async_trait;
 use bollard::body_full;
 use bollard::container::LogOutput;
@@ -158,6 +159,7 @@ pub struct Docker {
     cores: u32,
     images: Images,
     gates: Gates,
+    mirrors: Option<Mirrors>,
     /// Images in which a runner has started.
     proven: Mutex<BTreeSet<String>>,
     /// Launches that wait for their images, by client token.
@@ -239,6 +241,7 @@ impl Docker {
                 report,
             ),
             client,
+            mirrors: None,
             state,
             prefix: format!("loopy-{}-", mark.get(..10).unwrap_or_default()),
             project,
@@ -251,6 +254,13 @@ impl Docker {
             proven: Mutex::default(),
             waiting: Mutex::default(),
         })
+    }
+
+    /// With mirrors of repositories for clones to begin with.
+    #[must_use]
+    pub fn with_mirrors(mut self, mirrors: Mirrors) -> Self {
+        self.mirrors = Some(mirrors);
+        self
     }
 
     /// The containers that are there for the project. Those that run are served from
@@ -379,7 +389,12 @@ impl Docker {
             name: Some(name.clone()),
             ..CreateContainerOptions::default()
         };
-        let body = container::body(&common, spec, image, &way);
+        let mirrors = self.mirrors.as_ref().map(|mirrors| {
+            let folder = mirrors.folder(&spec.sandbox);
+            let names = mirrors.present(&spec.sandbox).into_iter();
+            names.map(|name| folder.join(name)).collect::<Vec<_>>()
+        });
+        let body = container::body(&common, spec, image, &way, &mirrors.unwrap_or_default());
         match self.client.create_container(Some(options), body).await {
             Ok(_) => return Ok(Made::Now),
             Err(error) if status(&error) == Some(409) => {}
@@ -570,6 +585,11 @@ impl Sandboxes for Docker {
             self.waiting().remove(token);
             return Ok(Launch::Started);
         }
+        if let Some(mirrors) = &self.mirrors
+            && let Some(later) = mirrors.prepare(spec).await
+        {
+            return Ok(Launch::Pending(later));
+        }
         match self.images.ready(&self.client, &image, PATIENCE).await? {
             Ready::Now => {}
             Ready::Later => {
@@ -599,6 +619,9 @@ impl Sandboxes for Docker {
         check_token(&sandbox.id).map_err(|why| PortError::new(what(), why))?;
         append(&self.stopped(&sandbox.id), &[]).map_err(|error| PortError::new(what(), error))?;
         self.waiting().remove(&sandbox.id);
+        if let Some(mirrors) = &self.mirrors {
+            mirrors.forget(&sandbox.id);
+        }
         self.keep_output(&sandbox.id).await;
         Ok(self.remove(&self.name(&sandbox.id)).await?)
     }
@@ -613,7 +636,10 @@ impl Sandboxes for Docker {
                 status_of(&found),
                 Some(Status::CREATED | Status::RUNNING | Status::PAUSED | Status::RESTARTING)
             ),
-            None => self.waiting().contains(&sandbox.id),
+            None => {
+                let awaits = |mirrors: &Mirrors| mirrors.awaited_by(&sandbox.id);
+                self.waiting().contains(&sandbox.id) || self.mirrors.as_ref().is_some_and(awaits)
+            }
         };
         Ok(if alive {
             SandboxState::Alive

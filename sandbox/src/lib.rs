@@ -10,6 +10,7 @@ pub mod egress;
 pub mod github;
 mod image;
 pub mod local;
+pub mod mirrors;
 mod processes;
 mod shell;
 

@@ -29,9 +29,11 @@
 //! attempt end meanwhile. Then the file `stopped` keeps a launch that comes later
 //! from starting anything.
 
+use crate::mirrors::Mirrors;
 use crate::processes::{self, Process};
 use crate::{attempt_name, launch_variables};
 use async_trait::async_trait;
+use loopy_contract::manifest::Sandbox;
 use loopy_contract::report::launch_env;
 use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes};
 use loopy_engine::run::SandboxRef;
@@ -89,12 +91,29 @@ pub struct LocalConfig {
 #[derive(Clone, Debug)]
 pub struct Local {
     config: LocalConfig,
+    mirrors: Option<Mirrors>,
 }
 
 impl Local {
     /// A provider with this configuration; nothing is touched yet.
     pub fn new(config: LocalConfig) -> Self {
-        Self { config }
+        Self {
+            config,
+            mirrors: None,
+        }
+    }
+
+    /// With mirrors of repositories for clones to begin with.
+    #[must_use]
+    pub fn with_mirrors(mut self, mirrors: Mirrors) -> Self {
+        self.mirrors = Some(mirrors);
+        self
+    }
+
+    /// Where the runner finds mirrors, if there are any.
+    fn mirrors(&self, sandbox: &Sandbox) -> Option<PathBuf> {
+        let mirrors = self.mirrors.as_ref()?;
+        (!mirrors.present(sandbox).is_empty()).then(|| mirrors.folder(sandbox))
     }
 
     fn place(&self, token: &str) -> Result<Place, String> {
@@ -162,6 +181,10 @@ impl Local {
             .env("PATH", &self.config.path)
             .env(launch_env::WORKSPACE, place.workspace())
             .envs(launch_variables(spec, &self.config.report_url))
+            .envs(
+                self.mirrors(&spec.sandbox)
+                    .map(|path| (launch_env::MIRRORS, path)),
+            )
             .current_dir(&place.directory)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(trouble)?)
@@ -220,6 +243,11 @@ impl Local {
 #[async_trait]
 impl Sandboxes for Local {
     async fn launch(&self, spec: &LaunchSpec) -> Result<Launch, LaunchError> {
+        if let Some(mirrors) = &self.mirrors
+            && let Some(later) = mirrors.prepare(spec).await
+        {
+            return Ok(Launch::Pending(later));
+        }
         let (this, spec) = (self.clone(), spec.clone());
         blocking("start a local sandbox", move || this.start(&spec))
             .await?
@@ -227,11 +255,18 @@ impl Sandboxes for Local {
     }
 
     async fn stop(&self, sandbox: &SandboxRef) -> Result<(), PortError> {
+        if let Some(mirrors) = &self.mirrors {
+            mirrors.forget(&sandbox.id);
+        }
         let (this, id) = (self.clone(), sandbox.id.clone());
         blocking("stop a local sandbox", move || this.end(&id)).await?
     }
 
     async fn state(&self, sandbox: &SandboxRef) -> Result<SandboxState, PortError> {
+        let awaits = |mirrors: &Mirrors| mirrors.awaited_by(&sandbox.id);
+        if self.mirrors.as_ref().is_some_and(awaits) {
+            return Ok(SandboxState::Alive);
+        }
         let (this, id) = (self.clone(), sandbox.id.clone());
         blocking("look after a local sandbox", move || this.look(&id)).await?
     }

@@ -7,10 +7,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use bollard::query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions};
 use futures::StreamExt;
-use loopy_contract::manifest::{Harness, ModelKeys, Sandbox};
-use loopy_engine::ports::{Allowance, Launch, LaunchError, LaunchSpec, SandboxState, Sandboxes};
+use loopy_contract::manifest::{Harness, ModelKeys, Repo, Sandbox};
+use loopy_contract::repository::mirror_name;
+use loopy_engine::ports::{
+    Allowance, Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
+};
 use loopy_engine::run::SandboxRef;
 use loopy_sandbox::docker::{Docker, DockerConfig, NAME, OpenError};
+use loopy_sandbox::local::PLAIN_PATH;
+use loopy_sandbox::mirrors::Mirrors;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -663,4 +668,92 @@ async fn without_an_engine_it_is_said_where_it_was_looked_for() {
         why.contains("DOCKER_HOST is `tcp://10.0.0.1:2375`"),
         "{why}"
     );
+}
+
+/// No secrets at all.
+struct NoSecrets;
+
+#[async_trait::async_trait]
+impl Secrets for NoSecrets {
+    async fn sandbox_env(
+        &self,
+        _name: &str,
+        _sandbox: &Sandbox,
+    ) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
+    }
+
+    async fn webhook_secrets(&self, _variable: &str) -> Result<Vec<String>, PortError> {
+        Ok(Vec::new())
+    }
+
+    async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
+    }
+
+    async fn token_key(&self) -> Result<Vec<u8>, PortError> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_reads_the_mirrors_of_its_own_repositories_and_writes_none() {
+    let home = Home::new(
+        r#"cd "$LOOPY_MIRRORS" || exit
+        for pack in */objects/pack/*.pack; do wc -c <$pack; done | say read
+        { touch new; echo x >>*/HEAD; rm -r */objects; } 2>/dev/null
+        ls | say names
+        sleep 1000"#,
+    )
+    .await;
+    let place = home.directory.path();
+    let git = std::process::Command::new("sh")
+        .args([
+            "-ec",
+            "for name in own other; do
+               git init -q -b main $name && cd $name
+               git config user.email t@example.com && git config user.name t
+               head -c 9000 /dev/urandom >f && git add f && git commit -qm 1 && cd ..
+             done",
+        ])
+        .current_dir(place)
+        .output()
+        .unwrap();
+    assert!(git.status.success(), "{git:?}");
+    let with = |token: &str, name: &str| {
+        let mut spec = spec(token, json!({"base": IMAGE}), &[]);
+        spec.sandbox.repos = vec![Repo {
+            url: format!("file://{}/{name}", place.display()),
+            r#ref: None,
+            path: None,
+            depth: None,
+        }];
+        spec
+    };
+    let mirrors = Mirrors::new(
+        place.join("state/cache/mirrors"),
+        PLAIN_PATH.to_owned(),
+        Arc::new(NoSecrets),
+    );
+    let docker = home.again().await.with_mirrors(mirrors);
+    let other = launch(&docker, &with("other", "other")).await;
+    docker.stop(&other).await.unwrap();
+    home.said.lock().unwrap().clear();
+
+    let spec = with("own", "own");
+    let sandbox = launch(&docker, &spec).await;
+    let read: usize = home.said("read").await.trim().parse().unwrap();
+    assert!(read > 9000, "{read}");
+    let own = mirror_name(&spec.sandbox.repos[0].url);
+    assert_eq!(home.said("names").await.trim(), own);
+    let left = std::process::Command::new("sh")
+        .args([
+            "-ec",
+            &format!("git --git-dir=$(echo state/cache/mirrors/*/{own}) fsck --strict"),
+        ])
+        .current_dir(place)
+        .output()
+        .unwrap();
+    assert!(left.status.success(), "{left:?}");
+    home.end(&sandbox).await;
 }

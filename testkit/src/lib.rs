@@ -5,6 +5,7 @@
 pub mod anthropic;
 pub mod daytona;
 pub mod editor;
+pub mod git;
 pub mod github;
 mod host;
 pub mod openai;

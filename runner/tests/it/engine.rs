@@ -166,6 +166,8 @@ pub(crate) fn envelope(script: &str, changes: Value) -> Value {
 pub(crate) struct Attempt {
     pub(crate) place: TempDir,
     pub(crate) record: Arc<Record>,
+    /// Where its clones find mirrors.
+    pub(crate) mirrors: Option<PathBuf>,
 }
 
 impl Attempt {
@@ -180,6 +182,7 @@ impl Attempt {
         Self {
             place: tempfile::tempdir().unwrap(),
             record: Arc::new(record),
+            mirrors: None,
         }
     }
 
@@ -187,7 +190,7 @@ impl Attempt {
         self.place.path().join("workspace")
     }
 
-    /// Starts the runner with the six variables and nothing else.
+    /// Starts the runner with the launcher's variables and nothing else.
     pub(crate) fn launch(&self, report_url: &str) -> Child {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_loopy-runner"))
             .env_clear()
@@ -197,6 +200,7 @@ impl Attempt {
             .env(launch_env::STEP, &self.record.step)
             .env(launch_env::ATTEMPT, "1")
             .env(launch_env::WORKSPACE, self.workspace())
+            .envs(self.mirrors.iter().map(|path| (launch_env::MIRRORS, path)))
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()

@@ -2,6 +2,8 @@
 
 use crate::engine::{Attempt, envelope, failed, succeeded};
 use loopy_contract::report::FailureClass;
+use loopy_contract::repository::mirror_name;
+use loopy_testkit::git::GitHost;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -81,6 +83,138 @@ async fn repositories_are_cloned_at_their_ref_path_and_depth() {
             "{repo}"
         );
     }
+}
+
+/// A repository with a commit of half a megabyte that cannot be compressed.
+fn large_origin() -> TempDir {
+    let place = origin();
+    shell(
+        place.path(),
+        "cd work && head -c 500000 /dev/urandom > large && git add large
+         git commit -qm large && git push -q ../origin.git main
+         git -C ../origin.git config uploadpack.allowAnySHA1InWant true",
+    );
+    place
+}
+
+/// A mirror of `url` as the home makes it, with what is there now.
+fn mirror(place: &Path, url: &str) {
+    shell(
+        place,
+        &format!(
+            "mkdir -p mirrors && cd mirrors && git init -q --bare {0} --template= &&
+             git -C {0} -c fetch.unpackLimit=1 fetch -q {url} \
+                 '+refs/heads/*:refs/heads/*' '+refs/tags/*:refs/tags/*'",
+            mirror_name(url)
+        ),
+    );
+}
+
+/// Clones `repo` with the mirrors in `place`.
+async fn cloned_with_mirrors(place: &Path, repo: &Value) -> Attempt {
+    let mut attempt = Attempt::of(envelope("true", json!({"repos": [repo]})));
+    attempt.mirrors = Some(place.join("mirrors"));
+    succeeded(&attempt.run().await);
+    attempt
+}
+
+#[tokio::test]
+async fn what_a_mirror_has_is_not_fetched_again_and_what_is_new_is_there() {
+    let origin = large_origin();
+    let host = GitHost::start(origin.path(), None).unwrap();
+    let url = host.url("origin.git");
+    let place = tempfile::tempdir().unwrap();
+    mirror(place.path(), &url);
+    assert!(host.sent() > 500_000, "the mirror has it all");
+    let large = shell(origin.path(), "git -C origin.git rev-parse main");
+    // The branch moves after the mirror was made.
+    shell(
+        origin.path(),
+        "cd work && echo new > f && git commit -qam new && git push -q ../origin.git main",
+    );
+    let cases = [
+        (json!({"url": url}), "new", "4"),
+        (json!({"url": url, "depth": 2}), "new", "2"),
+        (json!({"url": url, "ref": "side"}), "3", "3"),
+        (json!({"url": url, "ref": "main", "depth": 1}), "new", "1"),
+        (json!({"url": url, "ref": large}), "2", "3"),
+        (json!({"url": url, "ref": large, "depth": 1}), "2", "1"),
+    ];
+    for (repo, content, commits) in &cases {
+        let attempt = cloned_with_mirrors(place.path(), repo).await;
+        let sent = host.sent();
+        assert!(sent < 5_000, "{sent} bytes were sent for {repo}");
+        let clone = attempt.workspace().join("origin");
+        assert_eq!(&shell(&clone, "cat f"), content, "{repo}");
+        assert_eq!(
+            &shell(&clone, "git rev-list --count HEAD"),
+            commits,
+            "{repo}"
+        );
+        assert_eq!(shell(&clone, "git status --porcelain"), "", "{repo}");
+        // It needs the mirror no longer.
+        assert!(
+            !clone.join(".git/objects/info/alternates").exists(),
+            "{repo}"
+        );
+        std::fs::rename(place.path().join("mirrors"), place.path().join("away")).unwrap();
+        shell(&clone, "git fsck --strict && git log -p > /dev/null");
+        std::fs::rename(place.path().join("away"), place.path().join("mirrors")).unwrap();
+    }
+    cloned(json!({"url": url})).await;
+    assert!(host.sent() > 500_000, "without a mirror all of it is sent");
+}
+
+#[tokio::test]
+async fn a_broken_mirror_is_left_alone() {
+    let origin = large_origin();
+    let host = GitHost::start(origin.path(), None).unwrap();
+    let url = host.url("origin.git");
+    let damages = [
+        "rm objects/pack/*.pack",
+        "rm objects/pack/*",
+        "chmod u+w objects/pack/*.pack && head -c 200000 /dev/zero |
+            dd of=\"$(echo objects/pack/*.pack)\" bs=1000 seek=100 conv=notrunc 2> /dev/null",
+        "rm -r objects && ln -s /nowhere objects",
+        "echo nothing > HEAD && rm -r refs && echo nonsense > packed-refs",
+    ];
+    let first = shell(origin.path(), "git -C origin.git rev-parse main");
+    for damage in damages {
+        let place = tempfile::tempdir().unwrap();
+        mirror(place.path(), &url);
+        shell(
+            &place.path().join("mirrors").join(mirror_name(&url)),
+            damage,
+        );
+        for repo in [
+            json!({"url": url}),
+            json!({"url": url, "path": "."}),
+            json!({"url": url, "ref": first, "depth": 1}),
+        ] {
+            let attempt = cloned_with_mirrors(place.path(), &repo).await;
+            let path = repo["path"].as_str().unwrap_or("origin");
+            let clone = attempt.workspace().join(path);
+            assert_eq!(shell(&clone, "cat f"), "2", "{damage}: {repo}");
+            shell(&clone, "git fsck --strict");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clone_with_a_mirror_leaves_what_is_in_its_place() {
+    let origin = large_origin();
+    let host = GitHost::start(origin.path(), None).unwrap();
+    let url = host.url("origin.git");
+    let place = tempfile::tempdir().unwrap();
+    mirror(place.path(), &url);
+    let repos = json!([{"url": url}, {"url": url}]);
+    let mut attempt = Attempt::of(envelope("true", json!({"repos": repos})));
+    attempt.mirrors = Some(place.path().join("mirrors"));
+    let result = attempt.run().await;
+    let message = &failed(&result, FailureClass::Sandbox).message;
+    assert!(message.contains("already exists"), "{message}");
+    let clone = attempt.workspace().join("origin");
+    assert_eq!(shell(&clone, "cat f"), "2", "the first one is still there");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use loopy_contract::report::launch_env;
 use loopy_engine::ports::LaunchSpec;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the sandbox's own writable files lie: the workspace and the home.
 pub(super) const OWN: &str = "/loopy";
@@ -23,6 +23,8 @@ const WORKSPACE: &str = "/loopy/work";
 pub(super) const HOME: &str = "/loopy/home";
 /// The runner's program.
 const RUNNER: &str = "/opt/loopy/runner";
+/// The mirrors of repositories.
+const MIRRORS: &str = "/opt/loopy/mirrors";
 /// The folder with the file that says where the engine is.
 const ENGINE: &str = "/opt/loopy/engine";
 
@@ -72,12 +74,13 @@ pub(super) fn labels(project: &str, spec: &LaunchSpec) -> HashMap<String, String
     .into()
 }
 
-/// The container to make.
+/// The container to make. `mirrors` are those of its own repositories, on this machine.
 pub(super) fn body(
     common: &Common<'_>,
     spec: &LaunchSpec,
     image: &Image,
     way: &Way<'_>,
+    mirrors: &[PathBuf],
 ) -> ContainerCreateBody {
     let (program, arguments) = common
         .runner
@@ -101,6 +104,13 @@ pub(super) fn body(
         volume(OWN),
     ];
     mounts.extend(image.workdir.as_deref().map(volume));
+    if !mirrors.is_empty() {
+        env.push(format!("{}={MIRRORS}", launch_env::MIRRORS));
+    }
+    mounts.extend(mirrors.iter().map(|mirror| {
+        let name = mirror.file_name().unwrap_or_default().to_string_lossy();
+        bind(&mirror.to_string_lossy(), &format!("{MIRRORS}/{name}"))
+    }));
     let memory = i64::from(image.memory.unwrap_or(MEMORY)).saturating_mul(GB);
     let cores = image.cpu.unwrap_or_else(|| CPU.min(common.cores.max(1)));
     let host = HostConfig {
