@@ -7,8 +7,8 @@ use crate::direct::DirectStops;
 use crate::endpoint::function_url;
 use crate::env::{Environment, MissingVariable, var};
 use crate::manifests::S3Manifests;
-use crate::parts::Parts;
 use crate::packs::S3Packs;
+use crate::parts::Parts;
 use crate::queues::SqsQueues;
 use crate::secrets::SecretsManager;
 use crate::sensor_code::LambdaSensorCode;
@@ -163,12 +163,12 @@ impl Home {
                 s3_client(&self.config),
                 &self.environment,
             )),
+            packs: Arc::new(S3Packs::of_environment(
+                s3_client(&self.config),
+                &self.environment,
+            )),
             sensor_code: Arc::new(LambdaSensorCode::new(lambda, Arc::clone(&self.environment))),
             clock: Arc::clone(&self.clock),
         })
     }
 }
-            packs: Arc::new(S3Packs::of_environment(
-                s3_client(&self.config),
-                &self.environment,
-            )),

@@ -185,15 +185,15 @@ pub struct Envelope {
     pub env: BTreeMap<String, String>,
     /// Repositories to clone into the workspace.
     pub repos: Vec<Repo>,
-    /// Skills by name: path inside the skill to base64 of the file's bytes.
-    pub skills: BTreeMap<String, BTreeMap<String, String>>,
-    /// Seconds the attempt may take from now.
     /// The packs of earlier steps to unpack into the workspace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<HandedFiles>,
     /// The files that later steps ask for, as [`crate::files::Pattern`]s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keeps: Vec<String>,
+    /// Skills by name: path inside the skill to base64 of the file's bytes.
+    pub skills: BTreeMap<String, BTreeMap<String, String>>,
+    /// Seconds the attempt may take from now.
     pub seconds: u64,
     /// Dollars it may spend, if capped.
     pub usd: Option<f64>,
@@ -221,9 +221,6 @@ pub struct Envelope {
     pub feedback: Option<Feedback>,
 }
 
-/// Why a `loop` went back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Feedback {
 /// Files of one attempt at an earlier step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandedFiles {
@@ -248,6 +245,9 @@ pub struct Pack {
     pub size: u64,
 }
 
+/// Why a `loop` went back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feedback {
     /// The step that has the `loop`.
     pub step: String,
     /// What it put out in the round before.
@@ -289,9 +289,6 @@ pub struct TranscriptPart {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TranscriptReply {}
 
-/// What an attempt came to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepResult {
 /// The next bytes of the pack of files that an attempt hands on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesPart {
@@ -325,18 +322,21 @@ pub struct FilesBytes {
     pub data: String,
 }
 
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepResult {
     /// Success with its outputs, or failure with its reason.
     pub outcome: Outcome,
     /// What the harness reported it used.
     pub usage: Usage,
     /// Milliseconds the harness ran.
     pub duration_ms: u64,
-}
-
-/// Success or failure of one attempt.
     /// The files that a success hands on; nothing where no file was meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Pack>,
+}
+
+/// Success or failure of one attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {

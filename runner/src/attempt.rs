@@ -16,8 +16,8 @@ use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval_at, sleep, timeout_at};
 
@@ -118,6 +118,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
                 outcome: Outcome::Failed(failure),
                 usage: Usage::default(),
                 duration_ms: 0,
+                files: None,
             };
             return deliver(&client, result, &redactor, started).await;
         }
@@ -130,20 +131,20 @@ pub(crate) async fn run(launch: Launch) -> Exit {
             .chain([token.as_str()]),
     );
     let transcript = Transcript::new(&redactor);
-                files: None,
     let deadline = started + Duration::from_secs(envelope.seconds).min(LONGEST);
     tracing::info!(run, step, attempt, harness = %envelope.harness, "the attempt begins");
 
     let processes = Processes::new(&run, &step, attempt);
     let usage = RefCell::new(Usage::default());
     let harness_started = Cell::new(None);
+    let harness_ended = Cell::new(None);
+    let files = RefCell::new(None);
     let work = async {
         let workspace = Arc::new(Workspace::create(&workspace)?);
         let control = Control::create(&run, &step, attempt)?;
         let environment = workspace.environment(&envelope.env, &run, &search_path)?;
-        workspace
-            .fill(&envelope, &environment, &processes, mirrors.as_deref())
-            .await?;
+        workspace.fill(&envelope, &environment, &processes).await?;
+        handed::fetch(&client, &envelope, &workspace, deadline).await?;
         harness_started.set(Some(Instant::now()));
         let driven = drive(&Job {
             envelope: &envelope,
@@ -151,8 +152,6 @@ pub(crate) async fn run(launch: Launch) -> Exit {
             control: &control,
             environment: &environment,
             processes: &processes,
-    let harness_ended = Cell::new(None);
-    let files = RefCell::new(None);
             transcript: &transcript,
             usage: &usage,
         })
@@ -166,7 +165,6 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         }
         Ok(outcome)
     };
-        handed::fetch(&client, &envelope, &workspace, deadline).await?;
     let outcome = tokio::select! {
         worked = timeout_at(deadline, work) => Some(match worked {
             Ok(Ok(outcome)) => outcome,
@@ -204,6 +202,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         outcome,
         usage: usage.into_inner(),
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        files: files.into_inner(),
     };
     deliver(&client, result, &redactor, deadline).await
 }
@@ -216,7 +215,6 @@ fn understand(answer: Value) -> Result<Envelope, Failure> {
     };
     let protocol = answer.get("protocol").and_then(Value::as_u64);
     if protocol != Some(u64::from(PROTOCOL)) {
-        files: files.into_inner(),
         let found = protocol.map_or_else(|| "none".to_owned(), |version| version.to_string());
         return Err(failure(format!(
             "the runner speaks protocol {PROTOCOL} and the engine {found}; deploy the project again, so that both come from one version"
