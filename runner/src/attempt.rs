@@ -143,7 +143,9 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         let workspace = Arc::new(Workspace::create(&workspace)?);
         let control = Control::create(&run, &step, attempt)?;
         let environment = workspace.environment(&envelope.env, &run, &search_path)?;
-        workspace.fill(&envelope, &environment, &processes).await?;
+        workspace
+            .fill(&envelope, &environment, &processes, mirrors.as_deref())
+            .await?;
         handed::fetch(&client, &envelope, &workspace, deadline).await?;
         harness_started.set(Some(Instant::now()));
         let driven = drive(&Job {
