@@ -295,6 +295,7 @@ impl LocalHome {
             secrets,
             sandboxes: Arc::clone(&sandboxes),
             transcripts: Arc::new(FileTranscripts::new(&dir)),
+            packs: Arc::new(FilePacks::new(&dir)),
             sensor_code: Arc::new(PythonSensors::new(
                 &project,
                 &dir,
@@ -304,7 +305,6 @@ impl LocalHome {
             )),
             clock: Arc::clone(&clock),
         });
-            packs: Arc::new(FilePacks::new(&dir)),
         let unsettled = store::unsettled(&(&db).into()).await?;
         let worker = Worker {
             _lock: lock,

@@ -262,10 +262,10 @@ impl Scene<'_> {
             attempt,
             output: output.clone(),
             emits: due,
+            files: result.files.clone().filter(|_| !step.keeps.is_empty()),
         };
         set_unit(run, name, index, unit);
         true
-            files: result.files.clone().filter(|_| !step.keeps.is_empty()),
     }
 
     /// The events that this result puts on the bus; or what of it breaks the
