@@ -404,11 +404,14 @@ impl Transcripts for MemoryTranscripts {
     }
 }
 
+/// The parts of a pack by their offset.
+type Parts = BTreeMap<u64, Vec<u8>>;
+
 /// Files that steps hand on, in memory.
 #[derive(Debug, Default)]
 pub struct MemoryPacks {
-    /// The parts by folder, name and offset.
-    parts: Mutex<BTreeMap<(String, String), BTreeMap<u64, Vec<u8>>>>,
+    /// By folder and name.
+    parts: Mutex<BTreeMap<(String, String), Parts>>,
 }
 
 impl MemoryPacks {

@@ -154,10 +154,9 @@ fn taken_over(
         ));
     }
     let mut files = before.files.clone();
-    for pack in files.iter_mut().flat_map(|kept| kept.packs.iter_mut()) {
-        if let Some(pack) = pack {
-            pack.from.get_or_insert_with(|| original.clone());
-        }
+    let packs = files.iter_mut().flat_map(|kept| kept.packs.iter_mut());
+    for pack in packs.flatten() {
+        pack.from.get_or_insert_with(|| original.clone());
     }
     Ok(files)
 }

@@ -6,9 +6,12 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use loopy_contract::files::PACK_PART;
 use loopy_contract::report::{
-    AttemptPath, Failure, FailureClass, HeartbeatReply, Outcome, Refusal, ResultReply, StepResult,
-    TranscriptPart, TranscriptReply, launch_env,
+    AttemptPath, Failure, FailureClass, FilesAsk, FilesPart, FilesReply, HeartbeatReply, Outcome,
+    Refusal, ResultReply, StepResult, TranscriptPart, TranscriptReply, launch_env,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -23,6 +26,9 @@ use tokio::sync::oneshot;
 
 pub(crate) const TOKEN: &str = "the-token-of-this-attempt";
 
+/// Packs by step and item.
+type Packs = BTreeMap<(String, Option<u32>), Vec<u8>>;
+
 /// What the servers of one test share.
 #[derive(Default)]
 pub(crate) struct Record {
@@ -31,6 +37,14 @@ pub(crate) struct Record {
     step: String,
     pub(crate) results: Mutex<Vec<StepResult>>,
     pub(crate) transcript: Mutex<String>,
+    /// The pack that came in.
+    pub(crate) pack: Mutex<Vec<u8>>,
+    /// The packs that are handed out, by step and item.
+    pub(crate) packs: Mutex<Packs>,
+    /// How many answers about files are lost on their way back.
+    pub(crate) lost: AtomicU64,
+    /// How many requests about files there were.
+    pub(crate) asked: AtomicU64,
     pub(crate) heartbeats: AtomicU64,
     pub(crate) over: AtomicBool,
     pub(crate) stop: AtomicBool,
@@ -144,8 +158,48 @@ async fn answer(
             transcript.push_str(&part.text);
             Json(TranscriptReply {}).into_response()
         }
+        leaf @ ("files" | "fetch") => {
+            record.asked.fetch_add(1, Ordering::SeqCst);
+            let answer = if leaf == "files" {
+                take_files(&record, &body)
+            } else {
+                give_files(&record, &body)
+            };
+            let losing = |left: u64| left.checked_sub(1);
+            let lost = &record.lost;
+            if lost
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, losing)
+                .is_ok()
+            {
+                return refuse(StatusCode::BAD_GATEWAY, "lost on its way");
+            }
+            answer.unwrap_or_else(|| refuse(StatusCode::CONFLICT, "kept no longer"))
+        }
         _ => refuse(StatusCode::NOT_FOUND, "no such thing"),
     }
+}
+
+fn take_files(record: &Record, body: &[u8]) -> Option<Response> {
+    let part: FilesPart = serde_json::from_slice(body).unwrap();
+    let bytes = STANDARD.decode(part.data).unwrap();
+    let at = usize::try_from(part.offset).unwrap();
+    assert!(at.is_multiple_of(PACK_PART) && !bytes.is_empty() && bytes.len() <= PACK_PART);
+    let mut pack = record.pack.lock().unwrap();
+    // The same part may come twice, and none may be missing before it.
+    assert!(pack.len() >= at);
+    pack.truncate(at);
+    pack.extend(bytes);
+    Some(Json(FilesReply {}).into_response())
+}
+
+fn give_files(record: &Record, body: &[u8]) -> Option<Response> {
+    let ask: FilesAsk = serde_json::from_slice(body).unwrap();
+    let packs = record.packs.lock().unwrap();
+    let pack = packs.get(&(ask.step, ask.item))?;
+    let at = usize::try_from(ask.offset).unwrap();
+    let end = pack.len().min(at + PACK_PART);
+    let data = STANDARD.encode(pack.get(at..end).unwrap_or_default());
+    Some(Json(json!({ "data": data })).into_response())
 }
 
 /// The envelope of a `command` step that runs `script`, `changes` merged in.

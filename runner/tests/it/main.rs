@@ -8,6 +8,7 @@ mod claude_code;
 mod codex;
 mod command;
 mod engine;
+mod files;
 mod opencode;
 mod protocol;
 mod workspace;
