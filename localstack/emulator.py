@@ -24,6 +24,8 @@ from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from zoneinfo import ZoneInfo
 
+import emulator_containers
+
 MINISTACK_VERSION = "1.5.33"
 
 # How often schedules are looked at, in seconds.
@@ -35,15 +37,16 @@ SCHEDULE_TICK = 0.5
 KEPT_ENVIRONMENT = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"}
 
 
-def set_environment(endpoint: str, port: int, region: str) -> None:
+def set_environment(endpoint: str, port: int, region: str, docker_host: str | None) -> None:
     """Sets all that the emulator reads while it is imported."""
     for name in list(os.environ):
         if name not in KEPT_ENVIRONMENT:
             del os.environ[name]
     os.environ.update(
-        # Functions are processes of this machine; no container is started.
+        # Functions are processes of this machine.
         LAMBDA_EXECUTOR="local",
-        DOCKER_HOST="unix:///nonexistent/docker.sock",
+        # Without an engine nothing may go looking for one.
+        DOCKER_HOST=docker_host or "unix:///nonexistent/docker.sock",
         IOT_MTLS_ENABLED="0",
         GATEWAY_PORT=str(port),
         MINISTACK_REGION=region,
@@ -439,6 +442,7 @@ def main() -> None:
         action="store_true",
         help="end when standard input does, so that it never outlives what started it",
     )
+    parser.add_argument("--docker-host", help="Docker engine that runs tasks and builds images; none without it")
     parser.add_argument(
         "--count-calls",
         action="store_true",
@@ -447,12 +451,17 @@ def main() -> None:
     args = parser.parse_args()
     if (found := version("ministack")) != MINISTACK_VERSION:
         sys.exit(f"ministack {found} is installed, the mends here are for {MINISTACK_VERSION}; see requirements.txt")
-    set_environment(f"http://127.0.0.1:{args.port}", args.port, args.region)
+    endpoint = f"http://127.0.0.1:{args.port}"
+    set_environment(endpoint, args.port, args.region, args.docker_host)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     mend_slow_invokes()
     mend_schedules()
     mend_cloudformation_schedules()
     mend_cloudformation_tables()
+    if args.docker_host:
+        emulator_containers.mend_tasks()
+        emulator_containers.mend_registry(args.port)
+        emulator_containers.mend_builds(endpoint, args.docker_host, os.path.dirname(sys.executable))
     calls = Calls() if args.count_calls else None
     if calls is not None:
         calls.watch()

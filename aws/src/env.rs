@@ -40,6 +40,9 @@ pub mod var {
     pub const GITHUB_SECRET: &str = "LOOPY_GITHUB_SECRET";
     /// ARN of the secret with the engine's credentials; empty when there are none.
     pub const ENGINE_SECRET: &str = "LOOPY_ENGINE_SECRET";
+    /// Where tasks of Fargate run, as JSON ([`fargate::Place`](crate::fargate::Place));
+    /// empty when no sandbox is Fargate's.
+    pub const FARGATE: &str = "LOOPY_FARGATE";
     /// Name of the function with the project's Python sensors; empty when
     /// there are none.
     pub const SENSOR_PYTHON: &str = "LOOPY_SENSOR_PYTHON";

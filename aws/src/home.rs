@@ -6,6 +6,7 @@ use crate::config::{ConfigError, Connection, s3_client};
 use crate::direct::DirectStops;
 use crate::endpoint::function_url;
 use crate::env::{Environment, MissingVariable, var};
+use crate::fargate::Fargate;
 use crate::manifests::S3Manifests;
 use crate::packs::S3Packs;
 use crate::parts::Parts;
@@ -18,7 +19,7 @@ use crate::transcripts::S3Transcripts;
 use aws_config::SdkConfig;
 use jiff::Timestamp;
 use loopy_engine::Ports;
-use loopy_engine::ports::{Clock, Queues, Sandboxes, Secrets};
+use loopy_engine::ports::{Clock, PortError, Queues, Sandboxes, Secrets};
 use std::sync::Arc;
 
 /// The machine's clock, by the millisecond: finer digits say nothing, and are most
@@ -112,6 +113,21 @@ impl Home {
     pub fn report_url(&self) -> Result<String, MissingVariable> {
         let url = self.environment.required(var::REPORT_URL)?;
         Ok(function_url(url, self.environment.endpoint_url()))
+    }
+
+    /// The tasks of this account as sandboxes, if the stack has any.
+    ///
+    /// # Errors
+    /// [`PortError`] when the function's environment does not say where they run.
+    pub fn fargate(&self, report_url: String) -> Result<Option<Fargate>, PortError> {
+        let Some(place) = self.environment.may_be_empty(var::FARGATE)? else {
+            return Ok(None);
+        };
+        let place = serde_json::from_str(place)
+            .map_err(|error| PortError::new(format!("read {}", var::FARGATE), error))?;
+        let client = aws_sdk_ecs::Client::new(&self.config);
+        let secrets = Arc::new(self.secrets());
+        Ok(Some(Fargate::new(client, secrets, place, report_url)))
     }
 
     /// The ports of the engine, with these sandboxes and secrets (which the

@@ -131,7 +131,10 @@ impl Queues for SqsQueues {
 /// The message as it travels. SQS refuses the two code points U+FFFE and
 /// U+FFFF; both can stand in a stranger's text, and only inside JSON strings,
 /// where their escapes mean the same.
-pub(crate) fn wire(message: &Message) -> Result<String, serde_json::Error> {
+///
+/// # Errors
+/// None that a message of this type can have.
+pub fn wire(message: &Message) -> Result<String, serde_json::Error> {
     let json = serde_json::to_string(message)?;
     Ok(if json.contains(['\u{fffe}', '\u{ffff}']) {
         json.replace('\u{fffe}', "\\ufffe")
@@ -157,6 +160,7 @@ fn group(message: &Message) -> String {
         Message::Handoff { run, .. }
         | Message::Wake { run, .. }
         | Message::TimeLimit { run, .. }
+        | Message::Ended { run, .. }
         | Message::Unanswered { run, .. }
         | Message::Command { run, .. } => of_run(run),
         Message::Again(again) => of_run(&again.original),

@@ -45,6 +45,16 @@ impl SecretsManager {
         }
     }
 
+    /// The text of a secret.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no text.
+    pub async fn text(&self, secret: &str) -> Result<String, PortError> {
+        let value = self.value(secret).await?;
+        String::from_utf8(value.to_vec())
+            .map_err(|_| PortError::new(format!("read secret {secret}"), "it is not text"))
+    }
+
     async fn value(&self, secret: &str) -> Result<Arc<Vec<u8>>, PortError> {
         // Held while reading, so that a batch reads a secret once.
         let mut kept = self.kept.lock().await;

@@ -6,8 +6,9 @@ use crate::emit::{self, Code, EmitError};
 use crate::output::{Format, Terminal};
 use crate::present;
 use crate::project::{self, NoProject};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use loopy_aws::{ConfigError, Connection};
+use loopy_infra::images::{Builder, DOCKER_HOST};
 use loopy_infra::{Change, DeployError, Deployment, Needs, Plan, Progress, SecretsError, Values};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -52,6 +53,10 @@ pub(crate) struct Arguments {
     aws: Aws,
     #[command(flatten)]
     code: Code,
+    /// Who builds the images of fargate sandboxes; this machine's Docker engine if
+    /// one answers, else the account
+    #[arg(long, value_enum, value_name = "WHO")]
+    images: Option<Images>,
     /// Show what would change, and stop there
     #[arg(long, conflicts_with = "yes")]
     plan: bool,
@@ -60,6 +65,30 @@ pub(crate) struct Arguments {
     yes: bool,
     #[command(flatten)]
     format: Format,
+}
+
+/// Who builds images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Images {
+    /// The Docker engine of this machine
+    Docker,
+    /// The stack's CodeBuild project
+    Account,
+}
+
+impl Images {
+    /// The one that was asked for, or the one there is.
+    async fn builder(asked: Option<Self>) -> Result<Builder, Error> {
+        if asked == Some(Self::Account) {
+            return Ok(Builder::Account);
+        }
+        let host = std::env::var(DOCKER_HOST).ok();
+        match Builder::docker(host.as_deref().filter(|host| !host.is_empty())).await {
+            Some(docker) => Ok(docker),
+            None if asked.is_some() => Err(Error::NoDocker),
+            None => Ok(Builder::Account),
+        }
+    }
 }
 
 /// Why the command broke off.
@@ -86,6 +115,9 @@ pub(crate) enum Error {
         /// The stack's name.
         stack: String,
     },
+    /// Images are to be built here, and there is no engine.
+    #[error("no Docker engine answers on a socket of this machine")]
+    NoDocker,
     /// The terminal failed.
     #[error("cannot read the answer: {0}")]
     Answer(io::Error),
@@ -105,6 +137,9 @@ impl Error {
             Self::Stack(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
             Self::NobodyToAsk { .. } => Some("pass --yes to go on without asking".to_owned()),
+            Self::NoDocker => Some(
+                "start Docker, or leave the images to the account with --images account".to_owned(),
+            ),
             Self::Secrets(_)
             | Self::Config(_)
             | Self::Answer(_)
@@ -124,6 +159,9 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
 
     // All that can be refused is refused before minutes go into a build.
     emit::check(manifest)?;
+    for warning in loopy_infra::warnings(manifest) {
+        terminal.say(&format!("warning: {warning}"));
+    }
     let name = arguments
         .stack
         .clone()
@@ -140,6 +178,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let config = arguments.aws.connection().resolve().await?;
         let deployment = Deployment::connect(&config, &name).await?;
         let progress = |event: Progress| terminal.say(&line(&event));
+        let builder = Images::builder(arguments.images).await?;
         let plan = deployment.plan(&stack, &progress).await?;
         if plan.is_empty() {
             terminal.say(&format!("stack {name} is up to date, nothing to change"));
@@ -163,8 +202,18 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
                 terminal.say("nothing was changed");
                 return Ok(Outcome::Fine);
             }
+            // Before the change, what it launches from; after it, what a new stack
+            // had no place for.
+            let images = deployment.publish_images(&stack, &builder, &progress).await;
+            if let Err(error) = images {
+                deployment.discard(&plan).await?;
+                return Err(error.into());
+            }
             deployment.execute(&plan, &stack, &progress).await?;
         }
+        deployment
+            .publish_images(&stack, &builder, &progress)
+            .await?;
         let deployed = deployment
             .finish(&stack, manifest, &values, &progress)
             .await?;
@@ -274,6 +323,15 @@ pub(crate) fn line(event: &Progress) -> String {
             let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
             format!("  {status:<20}  {kind}  {logical_id}{reason}")
         }
+        Progress::ImageBegun {
+            sandboxes,
+            in_account,
+        } => {
+            let place = if *in_account { "the account" } else { "Docker" };
+            format!("building the image of {sandboxes} with {place}")
+        }
+        Progress::ImagePushed { sandboxes } => format!("pushed the image of {sandboxes}"),
+        Progress::TasksStopped { count } => format!("stopped {count} tasks that worked"),
         Progress::SecretStored { logical_id } => format!("stored the values of {logical_id}"),
     }
 }

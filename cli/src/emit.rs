@@ -167,6 +167,12 @@ pub(crate) fn run(
         stack.assets.len(),
         template.display(),
     ));
+    if !stack.images.is_empty() {
+        terminal.say(&format!(
+            "then have the images of its fargate sandboxes built, with the project that the output SandboxBuild names\n  {}",
+            loopy_infra::images::commands(&stack.images, "BUCKET", "PROJECT").join("\n  ")
+        ));
+    }
     let secrets = stack.secrets.outputs();
     if !secrets.is_empty() {
         terminal.say(&format!(

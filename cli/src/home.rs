@@ -89,6 +89,7 @@ pub(crate) fn hint(error: &OpenError) -> Option<String> {
         }
         OpenError::NoKey(_)
         | OpenError::NoDocker(..)
+        | OpenError::InAccount(_)
         | OpenError::Unsupported(_)
         | OpenError::Unverified { .. }
         | OpenError::File { .. }

@@ -286,6 +286,9 @@ fn json_step(step: &StepRun) -> Value {
         "iteration": step.iteration,
         "attempts": step.attempts,
     });
+    if let Some(files) = &step.files {
+        shown["files"] = json!(files);
+    }
     match &step.state {
         StepState::Succeeded { output } => shown["output"] = output.clone(),
         StepState::Failed { failure } => shown["failure"] = json!(failure),

@@ -12,4 +12,5 @@ pub mod price;
 pub mod report;
 pub mod repository;
 pub mod schema;
+pub mod seal;
 mod sorted;

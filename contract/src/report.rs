@@ -48,6 +48,9 @@ pub mod launch_env {
     pub const REPORT_URL: &str = "LOOPY_REPORT_URL";
     /// The bearer token.
     pub const TOKEN: &str = "LOOPY_TOKEN";
+    /// The key that [`TOKEN`] is sealed with ([`seal`](crate::seal)); not set where it
+    /// is not sealed.
+    pub const TOKEN_KEY: &str = "LOOPY_TOKEN_KEY";
     /// The run's id.
     pub const RUN: &str = "LOOPY_RUN_ID";
     /// The step's name in its workflow.

@@ -31,4 +31,4 @@ pub use handlers::{
     check_event,
 };
 pub use ports::Ports;
-pub use unsupported::{HARNESSES, PROVIDERS, unsupported};
+pub use unsupported::unsupported;

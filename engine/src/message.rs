@@ -117,6 +117,17 @@ pub enum Message {
         #[serde(default)]
         check: u32,
     },
+    /// An attempt's sandbox ended.
+    Ended {
+        /// The run.
+        run: RunId,
+        /// The step's name in its workflow.
+        step: String,
+        /// Counted from 1.
+        attempt: u32,
+        /// What its provider says of it.
+        why: String,
+    },
     /// It is time for an answer to a step's question.
     Unanswered {
         /// The run.
@@ -160,6 +171,7 @@ impl Message {
             Self::Handoff { .. } => QueueName::Steps,
             Self::Wake { .. }
             | Self::TimeLimit { .. }
+            | Self::Ended { .. }
             | Self::Unanswered { .. }
             | Self::Settled { .. }
             | Self::Command { .. }

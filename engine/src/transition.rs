@@ -82,6 +82,8 @@ pub enum Input {
         step: String,
         /// The attempt.
         attempt: u32,
+        /// What its provider says of it, if it says anything.
+        why: Option<String>,
     },
     /// Nobody answered a step's question in time.
     Unanswered {
@@ -163,7 +165,7 @@ impl Input {
             | Self::LaunchFailed { step, attempt, .. }
             | Self::Result { step, attempt, .. }
             | Self::TimeLimit { step, attempt, .. }
-            | Self::Lost { step, attempt } => record::cause(step, *attempt),
+            | Self::Lost { step, attempt, .. } => record::cause(step, *attempt),
             Self::Unanswered {
                 step,
                 iteration,
@@ -210,7 +212,7 @@ pub fn transition(manifest: &Manifest, mut run: Run, input: &Input, now: Timesta
             check,
             beat,
         } => scene.time_limit(&mut run, step, *attempt, *check, *beat),
-        Input::Lost { step, attempt } => scene.lost(&mut run, step, *attempt),
+        Input::Lost { step, attempt, why } => scene.lost(&mut run, step, *attempt, why.as_deref()),
         Input::Unanswered {
             step,
             iteration,

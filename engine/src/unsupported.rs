@@ -4,19 +4,7 @@
 use loopy_contract::manifest::{Budget, Harness, Manifest, ModelKeys, SensorSource};
 use loopy_contract::price::price;
 
-/// The sandbox providers this version has.
-pub const PROVIDERS: [&str; 3] = ["local", "docker", "daytona"];
-
-/// The harnesses this version has.
-pub const HARNESSES: [Harness; 5] = [
-    Harness::ClaudeCode,
-    Harness::Codex,
-    Harness::Command,
-    Harness::Loop,
-    Harness::Opencode,
-];
-
-/// Those of them that hold to `budget.tokens`.
+/// The harnesses that hold to `budget.tokens`.
 const HOLD_TOKENS: [Harness; 3] = [Harness::Codex, Harness::Loop, Harness::Opencode];
 
 /// A sentence for each thing in use that cannot be executed; empty is fine.
@@ -52,27 +40,6 @@ pub fn unsupported(manifest: &Manifest) -> Vec<String> {
             let harness = agent.map_or_else(String::new, |agent| format!(" by {}", agent.harness));
             found.push(format!(
                 "step {id}: `budget.tokens` cannot be enforced{harness} yet"
-            ));
-        }
-        let Some(agent) = agent else {
-            continue;
-        };
-        if !HARNESSES.contains(&agent.harness) {
-            found.push(format!(
-                "step {id}: the harness {} cannot run yet",
-                agent.harness
-            ));
-        }
-        let sandbox = agent
-            .sandbox
-            .as_ref()
-            .and_then(|name| manifest.registry.sandboxes.get(name));
-        if let Some(sandbox) = sandbox
-            && !PROVIDERS.contains(&sandbox.provider.as_str())
-        {
-            found.push(format!(
-                "step {id}: the sandbox provider {} cannot run yet",
-                sandbox.provider
             ));
         }
     }

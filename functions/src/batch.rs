@@ -2,7 +2,8 @@
 //! named in the response and come again, the others are acknowledged.
 
 use futures::future::join_all;
-use loopy_aws::SqsQueues;
+use loopy_aws::queues::wire;
+use loopy_aws::{SqsQueues, fargate};
 use loopy_engine::Engine;
 use loopy_engine::message::{QueueName, redelivery_delay};
 use loopy_engine::ports::PortError;
@@ -61,12 +62,16 @@ pub async fn process(
 ) -> Result<Failures, PortError> {
     let outcomes = join_all(batch.records.into_iter().map(async |record| {
         // The engine has logged why.
-        if engine.process(queue, &record.body).await.is_ok() {
+        // Where the account's bus tells of a task, it tells it in its own words.
+        let body = fargate::ended(&record.body)
+            .and_then(|message| wire(&message).ok())
+            .unwrap_or(record.body);
+        if engine.process(queue, &body).await.is_ok() {
             return Ok(None);
         }
         let delay = redelivery_delay(record.attributes.receives.parse().unwrap_or(1));
         let Some(receipt) = &record.receipt else {
-            queues.put_back(queue, &record.body, delay).await?;
+            queues.put_back(queue, &body, delay).await?;
             return Ok(None);
         };
         if let Err(error) = queues.come_again(queue, receipt, delay).await {

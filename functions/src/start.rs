@@ -88,6 +88,11 @@ fn providers(
         Sandboxes::Launch => home.report_url()?,
     };
     let runner = Arc::new(AssetsRunner::new(home.clone()));
+    let fargate = home.fargate(report_url.clone())?;
     let daytona = Daytona::new(Arc::clone(secrets), runner, report_url)?;
-    Ok(Providers::new().with_daytona(daytona))
+    let providers = Providers::new().with_daytona(daytona);
+    Ok(match fargate {
+        Some(fargate) => providers.with_fargate(Arc::new(fargate)),
+        None => providers,
+    })
 }

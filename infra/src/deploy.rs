@@ -4,6 +4,7 @@
 
 use crate::assets::{AssetsError, Bucket, bucket_name};
 use crate::events::{self, Progress, explain};
+use crate::images;
 use crate::secrets::{SecretsError, Values};
 use crate::stack::{Asset, Stack};
 use aws_config::SdkConfig;
@@ -72,6 +73,14 @@ pub enum DeployError {
         /// The resources that failed, with the reason of each.
         reasons: Vec<String>,
     },
+    /// An image of a sandbox cannot be had.
+    #[error("there is no image for sandbox {sandboxes}: {why}")]
+    Image {
+        /// The sandboxes that are made from it.
+        sandboxes: String,
+        /// Why not.
+        why: String,
+    },
     /// The stack stands, its secrets do not.
     #[error("the stack is deployed, but {0}")]
     Secrets(#[from] SecretsError),
@@ -106,6 +115,9 @@ impl DeployError {
                 "mend the cause, run `loopy destroy --stack {stack}`, then deploy again"
             )),
             Self::Failed { .. } => Some("mend the cause, then deploy again".to_owned()),
+            Self::Image { .. } => Some(
+                "mend the cause, then deploy again; --images says who builds it".to_owned(),
+            ),
             Self::Secrets(_) => Some("mend the cause, then deploy again".to_owned()),
             _ => None,
         }
@@ -177,6 +189,7 @@ pub struct Deployment {
     client: Client,
     s3: aws_sdk_s3::Client,
     secrets: aws_sdk_secretsmanager::Client,
+    images: images::Clients,
     stack: String,
     account: String,
     region: String,
@@ -205,6 +218,7 @@ impl Deployment {
             client: Client::new(config),
             s3: loopy_aws::config::s3_client(config),
             secrets: aws_sdk_secretsmanager::Client::new(config),
+            images: images::Clients::new(config),
             stack: stack.to_owned(),
             account: account.to_owned(),
             region: region.to_string(),
@@ -389,6 +403,30 @@ impl Deployment {
             })
             .collect();
         Ok(Deployed { outputs, webhooks })
+    }
+
+    /// What images need.
+    pub(crate) fn images(&self) -> &images::Clients {
+        &self.images
+    }
+
+    /// The outputs of the stack as it stands; none while there is no stack.
+    pub(crate) async fn outputs(&self) -> Result<BTreeMap<String, String>, DeployError> {
+        let described = self.describe().await?;
+        Ok(described.as_ref().map(outputs).unwrap_or_default())
+    }
+
+    /// Puts an asset into the stack's bucket; gives back where it is, as
+    /// `bucket/key`.
+    pub(crate) async fn upload(
+        &self,
+        asset: &Asset,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<String, DeployError> {
+        let current = self.describe().await?;
+        let bucket = self.bucket_of(current.as_ref());
+        self.bucket(&bucket).upload(asset, progress).await?;
+        Ok(format!("{bucket}/{}", asset.key))
     }
 
     async fn describe(&self) -> Result<Option<Described>, DeployError> {

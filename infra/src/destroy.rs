@@ -3,9 +3,14 @@
 
 use crate::deploy::{DeployError, check_name, describe, outputs};
 use crate::events::{self, Progress};
+use crate::stack::fargate::CLUSTER;
 use aws_config::SdkConfig;
 use aws_sdk_cloudformation::Client;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Between two looks at what works in a stack.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Why a stack still stands.
 pub type DestroyError = DeployError;
@@ -13,6 +18,7 @@ pub type DestroyError = DeployError;
 /// A stack to take down.
 pub struct Target {
     client: Client,
+    ecs: aws_sdk_ecs::Client,
     stack: String,
     id: String,
     outputs: BTreeMap<String, String>,
@@ -33,6 +39,7 @@ impl Target {
         let id = found.stack_id().unwrap_or(stack).to_owned();
         Ok(Self {
             client,
+            ecs: aws_sdk_ecs::Client::new(config),
             stack: stack.to_owned(),
             id,
             outputs,
@@ -60,6 +67,9 @@ pub async fn destroy(
     target: &Target,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), DestroyError> {
+    if let Some(cluster) = target.outputs.get(CLUSTER) {
+        stop_tasks(target, cluster, progress).await?;
+    }
     let seen = events::newest(&target.client, &target.id).await;
     target
         .client
@@ -85,4 +95,49 @@ pub async fn destroy(
         status: ended.status,
         reasons: ended.failures,
     })
+}
+
+/// Stops what works in the cluster: one with tasks cannot be deleted.
+async fn stop_tasks(
+    target: &Target,
+    cluster: &str,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(), DestroyError> {
+    let fault = |what: &str, why| DeployError::Service {
+        what: format!("{what} cluster {cluster}"),
+        why,
+    };
+    let mut count = 0;
+    loop {
+        let listed = target.ecs.list_tasks().cluster(cluster).send().await;
+        let listed = match listed {
+            Ok(listed) => listed.task_arns.unwrap_or_default(),
+            // Gone with an earlier attempt to delete the stack.
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_cluster_not_found_exception()) =>
+            {
+                break;
+            }
+            Err(error) => return Err(fault("list the tasks of", events::explain(&error))),
+        };
+        if listed.is_empty() {
+            break;
+        }
+        for task in &listed {
+            let stop = target.ecs.stop_task().cluster(cluster).task(task);
+            stop.reason("the stack is deleted")
+                .send()
+                .await
+                .map_err(|error| fault("stop a task of", events::explain(&error)))?;
+        }
+        count = count.max(listed.len());
+        // A task that was told to stop is listed no longer after a moment.
+        tokio::time::sleep(LOOK).await;
+    }
+    if count > 0 {
+        progress(Progress::TasksStopped { count });
+    }
+    Ok(())
 }

@@ -38,6 +38,23 @@ pub enum Progress {
         /// What CloudFormation says to it.
         reason: Option<String>,
     },
+    /// An image is being built.
+    ImageBegun {
+        /// The sandboxes it is for.
+        sandboxes: String,
+        /// Whether the account builds it, and not this machine.
+        in_account: bool,
+    },
+    /// An image is in the stack's repository.
+    ImagePushed {
+        /// The sandboxes it is for.
+        sandboxes: String,
+    },
+    /// Tasks that worked were stopped.
+    TasksStopped {
+        /// How many there were at a time.
+        count: usize,
+    },
     /// A secret got new values.
     SecretStored {
         /// Its name in the template.

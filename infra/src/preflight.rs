@@ -1,7 +1,29 @@
-//! What a deployed stack must not be made of, said before anything is built.
+//! What a deployed stack must not be made of, and what it should not be expected to
+//! do, said before anything is built.
 
-use crate::stack::used_sandboxes;
+use crate::stack::{fargate, used_sandboxes};
 use loopy_contract::manifest::{Manifest, SensorTrigger};
+use loopy_sandbox::FARGATE;
+use loopy_sandbox::fargate::Task;
+
+/// A sentence for each thing that will not be quite as the project says.
+pub fn warnings(manifest: &Manifest) -> Vec<String> {
+    let has_names = |task: &Task| {
+        let reach = task.reach.iter().flatten();
+        reach.into_iter().any(|(address, _)| address.is_none())
+    };
+    used_sandboxes(manifest)
+        .into_iter()
+        .filter(|(_, sandbox)| sandbox.provider == FARGATE)
+        .filter(|(_, sandbox)| Task::of(sandbox).is_ok_and(|task| has_names(&task)))
+        .map(|(name, _)| {
+            format!(
+                "sandbox {name}: `network` names hosts, and a task's security group knows no names; \
+                 it lets out to every host on their ports"
+            )
+        })
+        .collect()
+}
 
 /// A sentence for each reason not to deploy this manifest; empty is fine.
 pub fn refusals(manifest: &Manifest) -> Vec<String> {
@@ -19,10 +41,11 @@ pub fn refusals(manifest: &Manifest) -> Vec<String> {
         if ["local", "docker"].contains(&sandbox.provider.as_str()) {
             found.push(format!(
                 "sandbox {name}: the provider {} needs a machine of your own; \
-                 a deployed stack has none, use daytona",
+                 a deployed stack has none, use fargate or daytona",
                 sandbox.provider
             ));
         }
     }
+    found.extend(fargate::refusals(manifest));
     found
 }

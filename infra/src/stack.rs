@@ -2,6 +2,8 @@
 //! project adds, and the assets it points to. Pure; the same input gives the
 //! same bytes.
 
+pub(crate) mod fargate;
+
 use crate::archive::{self, Entry};
 use crate::schedule::{self, ScheduleError};
 use crate::yaml::Node;
@@ -12,6 +14,8 @@ use loopy_contract::manifest::{
 use loopy_engine::sensor_host::PYTHON_HOST;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use fargate::Image;
 
 /// The fixed half of every stack.
 const TEMPLATE: &str = include_str!("../../template.yaml");
@@ -81,6 +85,8 @@ pub struct Stack {
     pub parameters: Vec<String>,
     /// The secrets the stack has and the values they need.
     pub secrets: Needs,
+    /// The images of its `fargate` sandboxes, sorted by tag.
+    pub images: Vec<Image>,
 }
 
 /// The values that a project needs and that are in none of its compiled files.
@@ -157,6 +163,14 @@ pub enum StackError {
         /// Why not.
         source: ScheduleError,
     },
+    /// A sandbox that cannot be a task.
+    #[error("sandbox {sandbox}: {why}")]
+    Sandbox {
+        /// Its name.
+        sandbox: String,
+        /// Why not.
+        why: String,
+    },
     /// Too large for one template.
     #[error(
         "the stack would have {count} resources and CloudFormation takes {MAX_RESOURCES}; split the project in two"
@@ -179,7 +193,7 @@ pub enum StackError {
     #[error("there is no binary of the function `{0}`")]
     MissingFunction(&'static str),
     /// A zip could not be made.
-    #[error("cannot pack the Python sensors: {0}")]
+    #[error("cannot pack what is uploaded: {0}")]
     Pack(#[from] std::io::Error),
     /// This build's own template lacks something.
     #[error("the template of this build is broken ({0}); this is a fault of Loopy")]
@@ -235,6 +249,7 @@ pub fn stack(
         assets.insert(key, zip);
     }
     add_secrets(&mut template, &needs)?;
+    let images = fargate::add(&mut template, manifest, binaries, &mut assets)?;
 
     let count = template.entries(&["Resources"])?.len();
     if count > MAX_RESOURCES {
@@ -253,6 +268,7 @@ pub fn stack(
             .map(|(key, bytes)| Asset { key, bytes })
             .collect(),
         secrets: needs,
+        images,
     })
 }
 

@@ -25,7 +25,7 @@ use loopy_contract::manifest::{Manifest, SensorTrigger};
 use loopy_engine::message::QueueName;
 use loopy_engine::ports::{Clock, Manifests, PortError, Ports, Sandboxes, Secrets, Store};
 use loopy_engine::{Answer, Engine, ReportRequest, SubmitError, unsupported};
-use loopy_sandbox::Providers;
+use loopy_sandbox::{FARGATE, Providers};
 use loopy_sandbox::daytona::{self, API_KEY, Daytona, RunnerBinary};
 use loopy_sandbox::docker::{self, Docker, DockerConfig, Environment};
 use loopy_sandbox::github::GithubTokens;
@@ -141,6 +141,12 @@ pub enum OpenError {
          loopy.env, or use `provider: local`"
     )]
     NoKey(String),
+    /// A sandbox that only a deployed stack has.
+    #[error(
+        "sandbox `{0}` is a task of an AWS account, and this is one machine; deploy the project, \
+         or use `provider: docker` or `provider: local`"
+    )]
+    InAccount(String),
     /// The engine that has the sandboxes is not there.
     #[error("sandbox `{0}` is a container: {1}")]
     NoDocker(String, docker::OpenError),
@@ -190,6 +196,9 @@ impl LocalHome {
             return Err(OpenError::Unsupported(missing));
         }
         refuse_strangers(&options)?;
+        if let Some(name) = used(&options, FARGATE) {
+            return Err(OpenError::InAccount(name.clone()));
+        }
         let remote = remote(&options)?;
         let in_docker = used(&options, docker::NAME).cloned();
         let project = options

@@ -12,6 +12,7 @@ use loopy_contract::report::{
     Envelope, Failure, FailureClass, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, Outcome,
     PROTOCOL, ResultReply, StepResult, TranscriptPart, TranscriptReply, Usage, launch_env,
 };
+use loopy_contract::seal;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -57,10 +58,13 @@ pub(crate) enum LaunchError {
     /// The attempt is not a number.
     #[error("the variable {name} is `{0}`, not a number", name = launch_env::ATTEMPT)]
     Attempt(String),
+    /// The token cannot be opened.
+    #[error("the variable {name} is not a token sealed with {key}; the launcher and its secret do not fit", name = launch_env::TOKEN, key = launch_env::TOKEN_KEY)]
+    Seal,
 }
 
 impl Launch {
-    /// Reads the six variables.
+    /// Reads the launcher's variables.
     pub(crate) fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, LaunchError> {
         let need = |name: &'static str| {
             env(name)
@@ -68,13 +72,21 @@ impl Launch {
                 .ok_or(LaunchError::Missing(name))
         };
         let attempt = need(launch_env::ATTEMPT)?;
+        let attempt = attempt.parse().map_err(|_| LaunchError::Attempt(attempt))?;
+        let run = need(launch_env::RUN)?;
+        // Named after a file, `.md` among them: a step's name may be empty.
+        let step = env(launch_env::STEP).ok_or(LaunchError::Missing(launch_env::STEP))?;
+        let mut token = need(launch_env::TOKEN)?;
+        if let Some(key) = env(launch_env::TOKEN_KEY).filter(|key| !key.is_empty()) {
+            token = seal::turn(key.as_bytes(), &run, &step, attempt, &token)
+                .ok_or(LaunchError::Seal)?;
+        }
         Ok(Self {
             report_url: need(launch_env::REPORT_URL)?,
-            token: need(launch_env::TOKEN)?,
-            run: need(launch_env::RUN)?,
-            // Named after a file, `.md` among them: a step's name may be empty.
-            step: env(launch_env::STEP).ok_or(LaunchError::Missing(launch_env::STEP))?,
-            attempt: attempt.parse().map_err(|_| LaunchError::Attempt(attempt))?,
+            token,
+            run,
+            step,
+            attempt,
             workspace: PathBuf::from(need(launch_env::WORKSPACE)?),
             search_path: env("PATH")
                 .filter(|path| !path.is_empty())

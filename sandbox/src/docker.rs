@@ -29,6 +29,9 @@ mod image;
 mod images;
 mod label;
 mod network;
+mod publish;
+
+pub use publish::{Login, Publisher};
 
 use crate::attempt_name;
 use crate::egress::{Allowed, ReportTo};

@@ -7,6 +7,8 @@ pub mod daytona;
 pub mod docker;
 #[cfg(feature = "docker")]
 pub mod egress;
+#[cfg(feature = "docker")]
+pub mod fargate;
 pub mod github;
 mod image;
 pub mod local;
@@ -22,9 +24,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What this version has, in any home.
-const BUILT: [&str; 3] = [local::NAME, DOCKER, daytona::NAME];
+const BUILT: [&str; 4] = [local::NAME, DOCKER, daytona::NAME, FARGATE];
 /// The name of Docker's provider in `registry.yml`, known where it is not built in too.
 const DOCKER: &str = "docker";
+/// The name of the provider in `registry.yml` that only the home on AWS has.
+pub const FARGATE: &str = "fargate";
 
 /// The providers of a home, by name. Implements the engine's port by handing
 /// each call to the provider that the sandbox names.
@@ -51,6 +55,13 @@ impl Providers {
     #[must_use]
     pub fn with_docker(mut self, docker: Arc<docker::Docker>) -> Self {
         self.by_name.insert(docker::NAME, docker);
+        self
+    }
+
+    /// With tasks of the account that the engine runs in.
+    #[must_use]
+    pub fn with_fargate(mut self, fargate: Arc<dyn Sandboxes>) -> Self {
+        self.by_name.insert(FARGATE, fargate);
         self
     }
 
@@ -144,12 +155,15 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_provider_is_named_with_what_there_is() {
         let gone = SandboxRef {
-            provider: "fargate".into(),
+            provider: "balloon".into(),
             id: "x".into(),
         };
         let text = Providers::new().stop(&gone).await.unwrap_err().to_string();
-        assert!(text.contains("`fargate`"), "{text}");
-        assert!(text.contains("`local`, `docker` and `daytona`"), "{text}");
+        assert!(text.contains("`balloon`"), "{text}");
+        assert!(
+            text.contains("`local`, `docker`, `daytona` and `fargate`"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

@@ -427,6 +427,12 @@ pub(crate) fn title(message: &Message) -> String {
         Message::Event(event) => format!("Event {} {}", event.name, event.id),
         Message::Handoff { run, step, attempt } => format!("Handoff {run}/{step}#{attempt}"),
         Message::Wake { run, step, attempt } => format!("Wake {run}/{step}#{attempt}"),
+        Message::Ended {
+            run,
+            step,
+            attempt,
+            why,
+        } => format!("Ended {run}/{step}#{attempt} {why}"),
         Message::TimeLimit {
             run,
             step,

@@ -1,5 +1,6 @@
 //! Starts the AWS emulator on a free port and makes sure that it ends.
 
+use crate::docker::Docker;
 use crate::error::Error;
 use crate::http;
 use crate::process;
@@ -34,6 +35,18 @@ impl Emulator {
     /// [`Error::Emulator`] when it ends or takes over a minute.
     pub(crate) fn start(workspace: &Workspace, tools: &Tools) -> Result<Self, Error> {
         Self::start_with(workspace, tools, &[])
+    }
+
+    /// Starts one whose containers this engine runs.
+    ///
+    /// # Errors
+    /// As [`Emulator::start`].
+    pub(crate) fn start_over(
+        workspace: &Workspace,
+        tools: &Tools,
+        docker: &Docker,
+    ) -> Result<Self, Error> {
+        Self::start_with(workspace, tools, &["--docker-host", &docker.host()])
     }
 
     /// Starts one that counts what AWS would bill.

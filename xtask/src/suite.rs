@@ -19,13 +19,13 @@ pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), 
     let tools = tools::prepare(workspace)?;
     let dist = dist::build(workspace, &tools, Arch::host(), None)?;
     tools.unlock(workspace)?;
-    let emulator = Emulator::start(workspace, &tools)?;
     let docker = Docker::start(workspace)?;
+    let emulator = Emulator::start_over(workspace, &tools, &docker)?;
     let surroundings = Surroundings {
         tools: &tools,
         dist: &dist,
         endpoint: &emulator.endpoint(),
-        docker: Some(&docker),
+        docker: &docker,
     };
     let chosen = chosen(runner_args, &["--workspace"]);
     let mut outcome = Ok(());
@@ -62,11 +62,12 @@ pub(crate) fn e2e(
     let tools = tools::prepare(workspace)?;
     let dist = dist::build(workspace, &tools, Arch::host(), None)?;
     tools.unlock(workspace)?;
+    let docker = Docker::start(workspace)?;
     let surroundings = Surroundings {
         tools: &tools,
         dist: &dist,
         endpoint,
-        docker: None,
+        docker: &docker,
     };
     let chosen = chosen(runner_args, &["--package", "loopy-localstack"]);
     process::run(&mut runner(
@@ -132,7 +133,7 @@ struct Surroundings<'a> {
     tools: &'a Tools,
     dist: &'a Path,
     endpoint: &'a str,
-    docker: Option<&'a Docker>,
+    docker: &'a Docker,
 }
 
 impl Surroundings<'_> {
@@ -173,10 +174,8 @@ impl Surroundings<'_> {
             .env("LOOPY_TEST_CLAUDE", self.tools.claude())
             .env("LOOPY_TEST_CODEX", self.tools.codex())
             .env("LOOPY_TEST_OPENCODE", self.tools.opencode())
-            .env("LOOPY_TEST_WEBHOOKS", self.tools.webhooks());
-        if let Some(docker) = self.docker {
-            command.env("LOOPY_TEST_DOCKER", docker.host());
-        }
+            .env("LOOPY_TEST_WEBHOOKS", self.tools.webhooks())
+            .env("LOOPY_TEST_DOCKER", self.docker.host());
         command
     }
 }

@@ -3,6 +3,7 @@
 mod account;
 mod bus;
 mod dead_letters;
+mod fargate;
 mod manifests;
 mod queues;
 mod replay;

@@ -12,6 +12,7 @@ mod compile;
 mod diagnostics;
 mod docker;
 mod events;
+mod files;
 mod fmt;
 mod forms;
 mod graph;

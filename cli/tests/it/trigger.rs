@@ -449,7 +449,7 @@ record-[ID]  failed  [TOOK]  $0.0000
 }
 
 #[test]
-fn what_cannot_run_yet_is_named() {
+fn a_sandbox_that_only_a_stack_has_is_named() {
     let project = Project::hello();
     project.replace("registry.yml", "provider: local", "provider: fargate");
     let output = project.loopy(&["trigger", "--event", "Hello", "--field", "name=Ada"]);
@@ -458,7 +458,7 @@ fn what_cannot_run_yet_is_named() {
         .code(2)
         .stdout_eq(str![""])
         .stderr_eq(str![[r#"
-error: this version of Loopy cannot run the project: step greet/compose: the sandbox provider fargate cannot run yet; step greet/measure: the sandbox provider fargate cannot run yet; step record/keep: the sandbox provider fargate cannot run yet
+error: sandbox `Shell` is a task of an AWS account, and this is one machine; deploy the project, or use `provider: docker` or `provider: local`
 
 "#]]);
 }

@@ -190,6 +190,15 @@ impl Engine {
                 };
                 self.apply(&run, input).await
             }
+            Message::Ended {
+                run,
+                step,
+                attempt,
+                why,
+            } => {
+                let why = Some(why).filter(|why| !why.is_empty());
+                self.apply(&run, Input::Lost { step, attempt, why }).await
+            }
             Message::Unanswered {
                 run,
                 step,
@@ -229,6 +238,7 @@ impl Engine {
                 Input::Lost {
                     step: step.to_owned(),
                     attempt,
+                    why: None,
                 },
             )
             .await

@@ -37,6 +37,9 @@ const LATE: SignedDuration = SignedDuration::from_mins(1);
 /// How long a timer that came early is left alone at least.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
+/// Characters of what a provider says of a sandbox that ended.
+const MOST_OF_A_REASON: usize = 500;
+
 /// How long an attempt may wait for a limit to let it through.
 pub const QUEUE_LIMIT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -252,17 +255,18 @@ impl Scene<'_> {
                 return self.fail(run, name, attempt, failure);
             }
         };
-        let cost = result
-            .usage
-            .usd
-            .map_or_else(String::new, |usd| format!("${usd:.4}"));
+        let files = result.files.clone().filter(|_| !step.keeps.is_empty());
+        let cost = result.usage.usd.map(|usd| format!("${usd:.4}"));
+        let kept = files.as_ref();
+        let kept = kept.map(|pack| format!("{} bytes of packed files kept", pack.size));
+        let note: Vec<String> = cost.into_iter().chain(kept).collect();
         self.over(run, name, attempt, None);
-        self.note_attempt(run, "attempt_succeeded", name, attempt, cost);
+        self.note_attempt(run, "attempt_succeeded", name, attempt, note.join(", "));
         let unit = Unit::Succeeded {
             attempt,
             output: output.clone(),
             emits: due,
-            files: result.files.clone().filter(|_| !step.keeps.is_empty()),
+            files,
         };
         set_unit(run, name, index, unit);
         true
@@ -331,10 +335,15 @@ impl Scene<'_> {
     }
 
     /// The sandbox ended without a report.
-    pub(super) fn lost(&self, run: &mut Run, step: &str, attempt: u32) -> bool {
+    pub(super) fn lost(&self, run: &mut Run, step: &str, attempt: u32, why: Option<&str>) -> bool {
+        let mut message = "the sandbox ended without a report".to_owned();
+        if let Some(why) = why {
+            message.push_str(": ");
+            message.extend(why.chars().take(MOST_OF_A_REASON));
+        }
         let failure = Failure {
             class: FailureClass::Lost,
-            message: "the sandbox ended without a report".to_owned(),
+            message,
         };
         run.under_way(step, attempt) && self.fail(run, step, attempt, failure)
     }

@@ -20,7 +20,7 @@ const NEEDS: Needs = Needs {
         var::SCHEDULE_DLQ_ARN,
         var::TOKEN_KEY_SECRET,
     ],
-    maybe_empty: &[var::ENGINE_SECRET],
+    maybe_empty: &[var::ENGINE_SECRET, var::FARGATE],
     sandboxes: Sandboxes::Launch,
 };
 

@@ -213,6 +213,9 @@ impl Account {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
+        if let Ok(host) = std::env::var("LOOPY_TEST_DOCKER") {
+            environment.insert("DOCKER_HOST".to_owned(), host);
+        }
         // A caller who names an endpoint may bring credentials for it.
         environment.extend(std::env::vars().filter(|(name, _)| name.starts_with("AWS_")));
         Self {

@@ -94,6 +94,20 @@ impl Deployed {
         output.unwrap()["OutputValue"].as_str().unwrap().to_owned()
     }
 
+    /// The account's own name of a resource of the stack.
+    pub(crate) fn resource(&self, name: &str) -> String {
+        let found = self.account.aws(&[
+            "cloudformation",
+            "describe-stack-resource",
+            "--stack-name",
+            self.stack,
+            "--logical-resource-id",
+            name,
+        ]);
+        let id = &found["StackResourceDetail"]["PhysicalResourceId"];
+        id.as_str().unwrap().to_owned()
+    }
+
     /// How many messages wait in the queue, in flight included.
     pub(crate) fn waiting(&self, output: &str) -> u64 {
         let url = self.output(output);

@@ -81,7 +81,9 @@ impl Images {
         let (docker, image) = (docker.clone(), image.clone());
         tokio::spawn(async move {
             let made = match &image.dockerfile {
-                Some(dockerfile) => build(&docker, &image.reference, dockerfile).await,
+                Some(dockerfile) => {
+                    build(&docker, &image.reference, dockerfile, &BTreeMap::new(), None).await
+                }
                 None => pull(&docker, &image.reference).await,
             };
             done.send_replace(Some(made));
@@ -130,16 +132,25 @@ async fn pull(docker: &Docker, reference: &str) -> Result<(), String> {
     Ok(())
 }
 
-async fn build(docker: &Docker, reference: &str, dockerfile: &str) -> Result<(), String> {
+/// Builds an image from a Dockerfile and the executable files beside it, for the
+/// engine's own platform or another one.
+pub(super) async fn build(
+    docker: &Docker,
+    reference: &str,
+    dockerfile: &str,
+    files: &BTreeMap<&'static str, Vec<u8>>,
+    platform: Option<&str>,
+) -> Result<(), String> {
     tracing::info!("building the image {reference}");
-    let context =
-        context(dockerfile).map_err(|error| format!("its Dockerfile can't be packed: {error}"))?;
+    let context = context(dockerfile, files)
+        .map_err(|error| format!("its Dockerfile can't be packed: {error}"))?;
     let options = BuildImageOptions {
         dockerfile: "Dockerfile".to_owned(),
         t: Some(reference.to_owned()),
         rm: true,
         forcerm: true,
         labels: Some([("loopy".to_owned(), "1".to_owned())].into()),
+        platform: platform.unwrap_or_default().to_owned(),
         ..BuildImageOptions::default()
     };
     let mut said = String::new();
@@ -148,8 +159,7 @@ async fn build(docker: &Docker, reference: &str, dockerfile: &str) -> Result<(),
         let problem = match step {
             Ok(step) => {
                 said.push_str(step.stream.as_deref().unwrap_or_default());
-                let start = said.ceil_char_boundary(said.len().saturating_sub(LAST_WORDS));
-                said.drain(..start);
+                said = tail(&said).to_owned();
                 step.error_detail.and_then(|detail| detail.message)
             }
             Err(error) => Some(error.to_string()),
@@ -164,12 +174,24 @@ async fn build(docker: &Docker, reference: &str, dockerfile: &str) -> Result<(),
     Ok(())
 }
 
-/// A build's context: the Dockerfile alone.
-fn context(dockerfile: &str) -> io::Result<Bytes> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(dockerfile.len() as u64);
-    header.set_mode(0o644);
+/// The end of what somebody said.
+pub(super) fn tail(said: &str) -> &str {
+    let start = said.ceil_char_boundary(said.len().saturating_sub(LAST_WORDS));
+    said.get(start..).unwrap_or_default()
+}
+
+/// A build's context: the Dockerfile, and what lies beside it.
+fn context(dockerfile: &str, files: &BTreeMap<&'static str, Vec<u8>>) -> io::Result<Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, "Dockerfile", dockerfile.as_bytes())?;
+    let mut add = |name: &str, mode, bytes: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(mode);
+        archive.append_data(&mut header, name, bytes)
+    };
+    add("Dockerfile", 0o644, dockerfile.as_bytes())?;
+    for (name, bytes) in files {
+        add(name, 0o755, bytes)?;
+    }
     archive.into_inner().map(Bytes::from)
 }

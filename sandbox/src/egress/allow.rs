@@ -1,5 +1,6 @@
 //! What a sandbox may reach: the entries of `network` in the registry.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The ports of an entry that names none.
@@ -63,6 +64,20 @@ impl Allowed {
                     _ => false,
                 }
         })
+    }
+
+    /// The addresses and ports that a filter has to let through which knows no names:
+    /// an entry with a name may be anywhere, so it has no address.
+    pub fn for_a_filter(&self) -> BTreeSet<(Option<IpAddr>, u16)> {
+        let of = |entry: &Entry| {
+            let address = match entry.host {
+                Host::Address(address) => Some(address),
+                Host::Name(_) | Host::Below(_) => None,
+            };
+            let ports = entry.port.map_or_else(|| PORTS.to_vec(), |port| vec![port]);
+            ports.into_iter().map(move |port| (address, port))
+        };
+        self.entries.iter().flat_map(of).collect()
     }
 
     /// Whether an allowed name may lead to this address. Those that are not on the
