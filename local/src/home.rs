@@ -274,7 +274,7 @@ impl LocalHome {
             report_to: own_address(address),
             report_prefix: http::REPORT_PREFIX.to_owned(),
         };
-        let docker = open_docker(config, in_docker).await?;
+        let docker = open_docker(config, in_docker, Arc::clone(&secrets)).await?;
         let docker = docker.map(|docker| Arc::new(docker.with_mirrors(mirrors)));
         if let Some(docker) = &docker {
             secrets = Arc::new(Environment::new(secrets, Arc::clone(docker)));
@@ -485,12 +485,13 @@ fn used<'a>(options: &'a HomeOptions, provider: &str) -> Option<&'a String> {
 async fn open_docker(
     config: DockerConfig,
     name: Option<String>,
+    secrets: Arc<dyn Secrets>,
 ) -> Result<Option<Docker>, OpenError> {
     let before = config.state.join("docker").exists();
     if name.is_none() && !before {
         return Ok(None);
     }
-    match (Docker::open(config).await, name) {
+    match (Docker::open(config, secrets).await, name) {
         (Ok(docker), _) => Ok(Some(docker)),
         (Err(why), Some(name)) => Err(OpenError::NoDocker(name, why)),
         (Err(why), None) => {

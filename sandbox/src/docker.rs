@@ -3,8 +3,9 @@
 //! hosts that the registry lists.
 //!
 //! Below the state directory, `sandboxes/<client token>/` holds `runner.log` (the
-//! last of what the runner printed, once it was stopped) and `refused.log` (where it
-//! wanted to connect to in vain), and `docker/<network>/` what the sandboxes of a
+//! last of what the runner printed, once it was stopped), `refused.log` (where it
+//! wanted to connect to in vain) and, where the keys of models are kept out of the
+//! sandbox, `model-calls.log` and `model-usage.json` (its calls and their sum), and `docker/<network>/` what the sandboxes of a
 //! network are told of the engine.
 //!
 //! # Once, whatever dies when
@@ -34,7 +35,7 @@ mod publish;
 pub use publish::{Login, Publisher};
 
 use crate::attempt_name;
-use crate::egress::{Allowed, ReportTo};
+use crate::egress::{Allowed, Models, ReportTo, SetupError};
 use crate::mirrors::Mirrors;
 use async_trait::async_trait;
 use bollard::body_full;
@@ -50,7 +51,7 @@ use container::{Common, Way};
 use futures::StreamExt;
 use image::Image;
 use images::{Images, Ready};
-use loopy_contract::manifest::Sandbox;
+use loopy_contract::manifest::{ModelKeys, Sandbox};
 use loopy_engine::ports::{
     Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
 };
@@ -135,6 +136,9 @@ pub enum OpenError {
         /// What the system said.
         why: io::Error,
     },
+    /// Models can't be asked for sandboxes.
+    #[error(transparent)]
+    Models(#[from] SetupError),
 }
 
 /// A container of the project that an earlier process left.
@@ -161,6 +165,7 @@ pub struct Docker {
     runner: Vec<String>,
     cores: u32,
     images: Images,
+    models: Arc<Models>,
     gates: Gates,
     mirrors: Option<Mirrors>,
     /// Images in which a runner has started.
@@ -200,11 +205,12 @@ fn status(error: &bollard::errors::Error) -> Option<u16> {
 }
 
 impl Docker {
-    /// Connects to the engine.
+    /// Connects to the engine. The keys that are kept out of sandboxes come from
+    /// `secrets`.
     ///
     /// # Errors
     /// When there is none, or the state directory can't be used.
-    pub async fn open(config: DockerConfig) -> Result<Self, OpenError> {
+    pub async fn open(config: DockerConfig, secrets: Arc<dyn Secrets>) -> Result<Self, OpenError> {
         let host = config.host.unwrap_or_else(|| DEFAULT_HOST.to_owned());
         let path = match host.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') => path,
@@ -230,6 +236,7 @@ impl Docker {
             address: config.report_to,
             prefix: config.report_prefix,
         };
+        let models = Arc::new(Models::new(secrets)?);
         Ok(Self {
             gates: Gates::new(
                 client.clone(),
@@ -242,7 +249,9 @@ impl Docker {
                 state.clone(),
                 project.clone(),
                 report,
+                Arc::clone(&models),
             ),
+            models,
             client,
             mirrors: None,
             state,
@@ -293,9 +302,28 @@ impl Docker {
         Ok(left)
     }
 
+    /// The variables of a sandbox as it gets them: its own before those by which its
+    /// programs find their way out, and without keys that are to be kept out of it.
+    async fn environment(
+        &self,
+        name: &str,
+        sandbox: &Sandbox,
+        mut own: BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, PortError> {
+        if sandbox.model_keys == ModelKeys::Proxy {
+            let gate = self.gates.gate(Kind::of(&sandbox.network)).await?;
+            Models::keep(&mut own, &gate.url())
+                .map_err(|why| PortError::new(format!("read the keys of sandbox {name}"), why))?;
+        }
+        let mut environment = self.ways(sandbox).await?;
+        // What the project says itself counts.
+        environment.append(&mut own);
+        Ok(environment)
+    }
+
     /// The variables by which programs in this sandbox find their way out; none where
     /// it is not limited.
-    async fn environment(&self, sandbox: &Sandbox) -> Result<BTreeMap<String, String>, PortError> {
+    async fn ways(&self, sandbox: &Sandbox) -> Result<BTreeMap<String, String>, PortError> {
         let mut environment = BTreeMap::new();
         if sandbox.image.contains_key("workdir") {
             // Beside it there is nothing to write to.
@@ -583,6 +611,11 @@ impl Sandboxes for Docker {
         Allowed::parse(spec.sandbox.network.iter().map(String::as_str))
             .map_err(|why| refused(spec, why))?;
         check_runner(&self.runner).map_err(|why| refused(spec, why))?;
+        if spec.sandbox.model_keys == ModelKeys::Proxy
+            && let Some(why) = self.models.cannot(&spec.name, &spec.sandbox).await?
+        {
+            return Err(refused(spec, why));
+        }
         let stopped = self.stopped(token);
         if stopped.exists() {
             self.waiting().remove(token);
@@ -625,6 +658,7 @@ impl Sandboxes for Docker {
         if let Some(mirrors) = &self.mirrors {
             mirrors.forget(&sandbox.id);
         }
+        self.models.close(&sandbox.id);
         self.keep_output(&sandbox.id).await;
         Ok(self.remove(&self.name(&sandbox.id)).await?)
     }
@@ -672,14 +706,11 @@ impl Secrets for Environment {
         name: &str,
         sandbox: &Sandbox,
     ) -> Result<BTreeMap<String, String>, PortError> {
-        let mut environment = if sandbox.provider == NAME {
-            self.docker.environment(sandbox).await?
-        } else {
-            BTreeMap::new()
-        };
-        // What the project says itself counts.
-        environment.append(&mut self.inner.sandbox_env(name, sandbox).await?);
-        Ok(environment)
+        let own = self.inner.sandbox_env(name, sandbox).await?;
+        if sandbox.provider != NAME {
+            return Ok(own);
+        }
+        self.docker.environment(name, sandbox, own).await
     }
 
     async fn webhook_secrets(&self, variable: &str) -> Result<Vec<String>, PortError> {

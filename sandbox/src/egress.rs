@@ -1,7 +1,7 @@
 //! The way out of a sandbox whose `network` is limited: a proxy in this process
 //! that lets through what is listed, and the reports to the engine.
 //!
-//! One listener serves three kinds of requests. Which sandbox asks is told by the
+//! One listener serves four kinds of requests. Which sandbox asks is told by the
 //! address it asks from ([`Guests`]), as it has no other way to be known that a
 //! program in it could not give away.
 //!
@@ -11,13 +11,16 @@
 //!   refused and noted.
 //! * `POST /_loopy/…`: the report protocol, handed on to the engine's listener. No
 //!   other path of the engine can be reached.
+//! * `POST /_models/…`: model APIs, for sandboxes that have no keys of their own.
 //!
 //! A connection serves one request: a second one on it could name another host.
 
 mod allow;
+mod models;
 mod refusals;
 
 pub use allow::Allowed;
+pub use models::{Models, SetupError, Terms};
 pub use refusals::MOST_BYTES;
 
 use async_trait::async_trait;
@@ -52,8 +55,17 @@ pub struct Guest {
     /// What it may reach beside the engine; nothing when there is no list, as it has
     /// a way of its own.
     pub allowed: Option<Allowed>,
+    /// The folder with what is noted of it.
+    pub folder: PathBuf,
+    /// How it is served model APIs, when it has no keys for them itself.
+    pub models: Option<Arc<Terms>>,
+}
+
+impl Guest {
     /// Where its refused connections are noted.
-    pub refused_log: PathBuf,
+    pub fn refused_log(&self) -> PathBuf {
+        self.folder.join("refused.log")
+    }
 }
 
 /// Knows the sandboxes by their addresses.
@@ -98,6 +110,7 @@ pub struct Egress {
     guests: Arc<dyn Guests>,
     resolver: Arc<dyn Resolver>,
     report: ReportTo,
+    models: Option<Arc<Models>>,
     /// Connections by address.
     open: Mutex<BTreeMap<IpAddr, usize>>,
 }
@@ -144,6 +157,18 @@ enum Asked {
     },
     /// A report, with its head as it is to be sent.
     Report { head: Vec<u8> },
+    /// A model.
+    Model,
+}
+
+/// What becomes of a connection.
+enum Next {
+    /// What comes is passed on, both ways.
+    Server(TcpStream),
+    /// A call of a model, of which these bytes came already.
+    Models(Arc<Models>, Vec<u8>),
+    /// The client is gone.
+    Nothing,
 }
 
 impl Egress {
@@ -153,8 +178,16 @@ impl Egress {
             guests,
             resolver,
             report,
+            models: None,
             open: Mutex::default(),
         }
+    }
+
+    /// With the way to model APIs.
+    #[must_use]
+    pub fn with_models(mut self, models: Arc<Models>) -> Self {
+        self.models = Some(models);
+        self
     }
 
     /// Serves until dropped.
@@ -193,33 +226,38 @@ impl Egress {
             return;
         };
         match self.request(&mut client, &guest).await {
-            Ok(Some(mut server)) => {
+            Ok(Next::Server(mut server)) => {
                 // Either side may hang up at any time; there is nothing to tell.
                 let _ended = copy_bidirectional(&mut client, &mut server).await;
             }
-            Ok(None) => {}
+            Ok(Next::Models(models, read)) => models.serve(client, read, guest).await,
+            Ok(Next::Nothing) => {}
             Err(refusal) => {
                 if let Some(what) = &refusal.noted {
-                    self.note(&guest, what, &refusal.why).await;
+                    refusals::warn_and_note(&guest, what, &refusal.why).await;
                 }
                 answer(&mut client, &refusal).await;
             }
         }
     }
 
-    /// Reads a request, and connects it; `None` when the client sent none.
-    async fn request(
-        &self,
-        client: &mut TcpStream,
-        guest: &Guest,
-    ) -> Result<Option<TcpStream>, Refusal> {
+    /// Reads a request, and connects it.
+    async fn request(&self, client: &mut TcpStream, guest: &Guest) -> Result<Next, Refusal> {
         let read = timeout(HEAD_TIME, read_head(client)).await;
         let read = read.map_err(|_| Refusal::new("408 Request Timeout", "no request came"))??;
         let Some((bytes, length)) = read else {
-            return Ok(None);
+            return Ok(Next::Nothing);
         };
         let (head, rest) = bytes.split_at(length);
         let (mut server, first) = match self.understand(head)? {
+            Asked::Model => {
+                let models = self
+                    .models
+                    .clone()
+                    .ok_or_else(|| Refusal::new(FORBIDDEN, "there is no way to model APIs here"))?;
+                client.set_nodelay(true)?;
+                return Ok(Next::Models(models, bytes));
+            }
             Asked::Report { head } => (TcpStream::connect(self.report.address).await?, head),
             Asked::Tunnel { host, port } => {
                 let server = self.dial(guest, "CONNECT", &host, port).await?;
@@ -237,7 +275,7 @@ impl Egress {
         server.set_nodelay(true)?;
         server.write_all(&first).await?;
         server.write_all(rest).await?;
-        Ok(Some(server))
+        Ok(Next::Server(server))
     }
 
     fn understand(&self, head: &[u8]) -> Result<Asked, Refusal> {
@@ -257,6 +295,9 @@ impl Egress {
                 host: host.to_owned(),
                 port: port.unwrap_or(443),
             });
+        }
+        if Models::serves(target) {
+            return Ok(Asked::Model);
         }
         if target.starts_with('/') {
             let report = target
@@ -353,15 +394,6 @@ impl Egress {
                 GATEWAY_TIMEOUT,
                 format!("{shown}:{port} does not answer"),
             )),
-        }
-    }
-
-    async fn note(&self, guest: &Guest, what: &str, why: &str) {
-        tracing::warn!(sandbox = guest.name, "refused {what}: {why}");
-        let (path, line) = (guest.refused_log.clone(), format!("{what}: {why}"));
-        let noted = tokio::task::spawn_blocking(move || refusals::note(&path, &line)).await;
-        if let Err(error) = noted.map_err(io::Error::other).and_then(|noted| noted) {
-            tracing::warn!(%error, "{} cannot be written", guest.refused_log.display());
         }
     }
 

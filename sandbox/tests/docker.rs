@@ -2,6 +2,7 @@
 //! and say what they see to a listener that stands for the engine's.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -13,9 +14,10 @@ use loopy_engine::ports::{
     Allowance, Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
 };
 use loopy_engine::run::SandboxRef;
-use loopy_sandbox::docker::{Docker, DockerConfig, NAME, OpenError};
+use loopy_sandbox::docker::{Docker, DockerConfig, Environment, NAME, OpenError};
 use loopy_sandbox::local::PLAIN_PATH;
 use loopy_sandbox::mirrors::Mirrors;
+use loopy_testkit::anthropic::{Block, ModelApi, Script, TokenUsage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,6 +61,37 @@ async fn take(
     "{}"
 }
 
+/// What the env_files say, by their names.
+struct Env(BTreeMap<String, BTreeMap<String, String>>);
+
+#[async_trait]
+impl Secrets for Env {
+    async fn sandbox_env(
+        &self,
+        _: &str,
+        sandbox: &Sandbox,
+    ) -> Result<BTreeMap<String, String>, PortError> {
+        let files = sandbox.env_file.iter();
+        Ok(files.flat_map(|file| self.0[file].clone()).collect())
+    }
+
+    async fn webhook_secrets(&self, _: &str) -> Result<Vec<String>, PortError> {
+        Ok(Vec::new())
+    }
+
+    async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
+    }
+
+    async fn token_key(&self) -> Result<Vec<u8>, PortError> {
+        Ok(Vec::new())
+    }
+}
+
+fn secrets() -> Arc<Env> {
+    Arc::new(Env(BTreeMap::new()))
+}
+
 /// A project with a listener of its own.
 struct Home {
     directory: TempDir,
@@ -95,6 +128,10 @@ async fn listen(said: &Said) -> SocketAddr {
 impl Home {
     /// A home whose runner is this script.
     async fn new(script: &str) -> Self {
+        Self::with(script, secrets()).await
+    }
+
+    async fn with(script: &str, secrets: Arc<Env>) -> Self {
         let directory = TempDir::new().unwrap();
         fs::create_dir(directory.path().join("state")).unwrap();
         let runner = directory.path().join("runner.sh");
@@ -102,7 +139,9 @@ impl Home {
         fs::set_permissions(&runner, fs::Permissions::from_mode(0o755)).unwrap();
         let said = Said::default();
         let report_to = listen(&said).await;
-        let docker = Docker::open(config(&directory, report_to)).await.unwrap();
+        let docker = Docker::open(config(&directory, report_to), secrets)
+            .await
+            .unwrap();
         Self {
             directory,
             docker,
@@ -113,7 +152,7 @@ impl Home {
 
     /// The same project, as another process would open it.
     async fn again(&self) -> Docker {
-        Docker::open(config(&self.directory, self.report_to))
+        Docker::open(config(&self.directory, self.report_to), secrets())
             .await
             .unwrap()
     }
@@ -536,6 +575,118 @@ async fn an_image_is_built_once() {
 }
 
 #[tokio::test]
+async fn a_sandbox_without_keys_asks_models_through_the_proxy_until_its_cap() {
+    const KEY: &str = "sk-ant-the-real-key";
+    let api = ModelApi::start(Script {
+        turns: vec![vec![Block::text("hello")]],
+        usage: TokenUsage {
+            input_tokens: 700,
+            output_tokens: 300,
+        },
+        ..Script::default()
+    })
+    .unwrap();
+    let file = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        pairs.iter().map(pair).collect()
+    };
+    let files = [
+        (
+            "agent.env".to_owned(),
+            file(&[
+                ("ANTHROPIC_API_KEY", KEY),
+                ("ANTHROPIC_BASE_URL", &api.url()),
+                ("OTHER", "stays"),
+            ]),
+        ),
+        ("bad.env".to_owned(), file(&[("GEMINI_API_KEY", KEY)])),
+    ];
+    let secrets = Arc::new(Env(files.into()));
+    let script = r#"
+        base=$(cat "${LOOPY_REPORT_URL#file://}"); base=${base%/_loopy}/_models/anthropic
+        ask() (
+          unset http_proxy https_proxy
+          wget -q -O - --header 'x-api-key: loopy-adds-ANTHROPIC_API_KEY' --post-data "$2" "$base/$1" 2>&1
+        )
+        for call in first second; do
+          ask v1/messages '{"model": "claude-sonnet-4-6", "messages": []}' | say "$call"
+        done
+        ask v1/files '{}' | say files
+        sleep 1000
+    "#;
+    for network in [[].as_slice(), &["api.test"]] {
+        let home = Home::with(script, Arc::clone(&secrets)).await;
+        let mut spec = spec("models", json!({"base": IMAGE}), network);
+        spec.sandbox.model_keys = ModelKeys::Proxy;
+        spec.sandbox.env_file = vec!["agent.env".to_owned()];
+        spec.allowance.tokens = Some(1000);
+        let sandbox = home.launch(&spec).await;
+        let first = home.said("first").await;
+        assert!(first.contains("hello"), "{first}");
+        let second = home.said("second").await;
+        assert!(second.contains("400 Bad Request"), "{second}");
+        let files = home.said("files").await;
+        assert!(files.contains("403 Forbidden"), "{files}");
+
+        // What the runner gets for the harness.
+        let Home {
+            directory,
+            docker,
+            said,
+            report_to,
+        } = home;
+        let docker = Arc::new(docker);
+        let environment = Environment::new(Arc::clone(&secrets) as _, Arc::clone(&docker));
+        let given = environment.sandbox_env("Box", &spec.sandbox).await;
+        let given = given.unwrap();
+        drop(environment);
+        assert_eq!(given["ANTHROPIC_API_KEY"], "loopy-adds-ANTHROPIC_API_KEY");
+        assert!(given["ANTHROPIC_BASE_URL"].ends_with("/_models/anthropic"));
+        assert_eq!(given["OTHER"], "stays");
+        assert!(!format!("{given:?}").contains(KEY));
+        let home = Home {
+            directory,
+            docker: Arc::into_inner(docker).unwrap(),
+            said,
+            report_to,
+        };
+
+        let name = home.containers().await.remove(0);
+        let found = engine()
+            .inspect_container(&name, None::<InspectContainerOptions>)
+            .await
+            .unwrap();
+        assert!(!format!("{found:?}").contains(KEY));
+        let mut kept = String::new();
+        for entry in fs::read_dir(home.directory.path().join("state/sandboxes/models")).unwrap() {
+            kept.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+        }
+        assert!(kept.contains(r#""model":"claude-sonnet-4-6""#), "{kept}");
+        assert!(
+            kept.contains("POST /_models/anthropic/v1/files: "),
+            "{kept}"
+        );
+        assert!(!kept.contains(KEY), "{kept}");
+        home.end(&sandbox).await;
+    }
+    assert_eq!(api.messages().len(), 2);
+    for request in api.messages() {
+        assert_eq!(request.headers["x-api-key"], KEY);
+    }
+
+    let home = Home::with(script, secrets).await;
+    let mut spec = spec("unserved", json!({"base": IMAGE}), &[]);
+    spec.sandbox.model_keys = ModelKeys::Proxy;
+    spec.sandbox.env_file = vec!["bad.env".to_owned()];
+    let why = home.docker.launch(&spec).await.unwrap_err().to_string();
+    assert!(
+        why.contains("GEMINI_API_KEY") && !why.contains(KEY),
+        "{why}"
+    );
+    assert_eq!(home.containers().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_with_its_reason() {
     let home = Home::new("").await;
     fs::write(
@@ -629,7 +780,9 @@ async fn what_outlives_the_process_finds_the_next_one() {
         report_to,
     } = home;
     drop(docker);
-    let docker = Docker::open(config(&directory, report_to)).await.unwrap();
+    let docker = Docker::open(config(&directory, report_to), secrets())
+        .await
+        .unwrap();
     let left = docker.left().await.unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].sandbox, sandbox);
@@ -655,7 +808,7 @@ async fn without_an_engine_it_is_said_where_it_was_looked_for() {
     let mut config = config(&directory, "127.0.0.1:9".parse().unwrap());
     config.state = directory.path().to_owned();
     config.host = Some("unix:///no/such.sock".to_owned());
-    let why = Docker::open(config.clone()).await.err().unwrap();
+    let why = Docker::open(config.clone(), secrets()).await.err().unwrap();
     assert!(matches!(why, OpenError::NoAnswer { .. }));
     let why = why.to_string();
     assert!(
@@ -663,7 +816,11 @@ async fn without_an_engine_it_is_said_where_it_was_looked_for() {
         "{why}"
     );
     config.host = Some("tcp://10.0.0.1:2375".to_owned());
-    let why = Docker::open(config).await.err().unwrap().to_string();
+    let why = Docker::open(config, secrets())
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         why.contains("DOCKER_HOST is `tcp://10.0.0.1:2375`"),
         "{why}"

@@ -65,7 +65,8 @@ impl Proxy {
         let guest = Guest {
             name: "box".to_owned(),
             allowed: network.map(|hosts| Allowed::parse(hosts.iter().copied()).unwrap()),
-            refused_log: folder.path().join("refused.log"),
+            folder: folder.path().to_owned(),
+            models: None,
         };
         Self::of(Everybody(Some(Arc::new(guest))), leads_to, report, folder).await
     }

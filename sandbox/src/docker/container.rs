@@ -4,11 +4,13 @@
 use super::image::Image;
 use super::label;
 use super::network::Kind;
+use crate::egress::Terms;
 use crate::launch_variables;
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
 };
 use bytes::Bytes;
+use loopy_contract::manifest::ModelKeys;
 use loopy_contract::report::launch_env;
 use loopy_engine::ports::LaunchSpec;
 use std::collections::{BTreeMap, HashMap};
@@ -61,7 +63,7 @@ pub(super) struct Way<'a> {
 /// What the container is labelled with.
 pub(super) fn labels(project: &str, spec: &LaunchSpec) -> HashMap<String, String> {
     let network = serde_json::Value::from(spec.sandbox.network.clone());
-    [
+    let mut labels: HashMap<String, String> = [
         (label::LOOPY, "1".to_owned()),
         (label::PROJECT, project.to_owned()),
         (label::RUN, spec.run.0.clone()),
@@ -71,7 +73,21 @@ pub(super) fn labels(project: &str, spec: &LaunchSpec) -> HashMap<String, String
         (label::NETWORK, network.to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
-    .into()
+    .into();
+    labels.extend(terms(spec).map(|terms| {
+        let terms = serde_json::json!(terms);
+        (label::MODELS.to_owned(), terms.to_string())
+    }));
+    labels
+}
+
+/// How the sandbox is served model APIs, when its keys are kept out of it.
+fn terms(spec: &LaunchSpec) -> Option<Terms> {
+    (spec.sandbox.model_keys == ModelKeys::Proxy).then(|| Terms {
+        sandbox: spec.name.clone(),
+        env_file: spec.sandbox.env_file.clone(),
+        allowance: spec.allowance.clone(),
+    })
 }
 
 /// The container to make. `mirrors` are those of its own repositories, on this machine.

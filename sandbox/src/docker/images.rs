@@ -82,7 +82,14 @@ impl Images {
         tokio::spawn(async move {
             let made = match &image.dockerfile {
                 Some(dockerfile) => {
-                    build(&docker, &image.reference, dockerfile, &BTreeMap::new(), None).await
+                    build(
+                        &docker,
+                        &image.reference,
+                        dockerfile,
+                        &BTreeMap::new(),
+                        None,
+                    )
+                    .await
                 }
                 None => pull(&docker, &image.reference).await,
             };

@@ -15,3 +15,6 @@ pub(super) const ATTEMPT: &str = "loopy.attempt";
 pub(super) const TOKEN: &str = "loopy.token";
 /// The sandbox's `network`, as JSON.
 pub(super) const NETWORK: &str = "loopy.network";
+/// What a sandbox without keys of its own may use of models, as JSON; absent on those
+/// that have their keys.
+pub(super) const MODELS: &str = "loopy.models";

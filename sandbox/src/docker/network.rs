@@ -8,7 +8,7 @@
 
 use super::label;
 use super::{Trouble, status};
-use crate::egress::{Allowed, Egress, Guest, Guests, ReportTo, SystemResolver};
+use crate::egress::{Allowed, Egress, Guest, Guests, Models, ReportTo, SystemResolver};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::{EndpointResource, NetworkCreateRequest, NetworkInspect};
@@ -74,9 +74,14 @@ pub(super) struct Gate {
 }
 
 impl Gate {
+    /// Where this process listens, as a URL without a path.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// The variables that lead programs to the proxy, in both spellings.
     pub(super) fn proxy(&self) -> BTreeMap<String, String> {
-        let proxy = format!("http://{}", self.address);
+        let proxy = self.url();
         let direct = format!("localhost,127.0.0.1,::1,{}", self.address.ip());
         [
             ("HTTP_PROXY", &proxy),
@@ -101,6 +106,7 @@ pub(super) struct Gates {
     /// The state directory, as containers are labelled with it.
     project: String,
     report: ReportTo,
+    models: Arc<Models>,
     open: tokio::sync::Mutex<BTreeMap<Kind, (Gate, Listening)>>,
 }
 
@@ -120,6 +126,7 @@ impl Gates {
         state: PathBuf,
         project: String,
         report: ReportTo,
+        models: Arc<Models>,
     ) -> Self {
         Self {
             docker,
@@ -127,6 +134,7 @@ impl Gates {
             state,
             project,
             report,
+            models,
             open: tokio::sync::Mutex::default(),
         }
     }
@@ -178,7 +186,8 @@ impl Gates {
             Arc::new(guests),
             Arc::new(SystemResolver),
             self.report.clone(),
-        );
+        )
+        .with_models(Arc::clone(&self.models));
         let task = tokio::spawn(Arc::new(egress).serve(listener));
         tracing::debug!(%address, "sandboxes on {} are served", kind.network());
         open.insert(kind, (gate.clone(), Listening(task.abort_handle())));
@@ -380,10 +389,15 @@ impl Roll {
             [] => None,
             some => Some(Allowed::parse(some.iter().map(String::as_str)).ok()?),
         };
+        let models = match label(label::MODELS) {
+            None => None,
+            Some(terms) => Some(Arc::new(serde_json::from_str(terms).ok()?)),
+        };
         Some(Guest {
             name: token.to_owned(),
             allowed,
-            refused_log: self.sandboxes.join(token).join("refused.log"),
+            folder: self.sandboxes.join(token),
+            models,
         })
     }
 }

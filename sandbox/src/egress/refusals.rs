@@ -1,6 +1,7 @@
 //! The file in which a sandbox's refused connections are noted, so that whoever
 //! writes a `network` list sees what is missing in it.
 
+use super::Guest;
 use jiff::Timestamp;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -10,6 +11,17 @@ use std::path::Path;
 /// A file is not added to past this size: what is inside the sandbox decides how
 /// often it asks.
 pub const MOST_BYTES: u64 = 256 * 1024;
+
+/// Says in the log what a sandbox was refused, and notes it in its file.
+pub(super) async fn warn_and_note(guest: &Guest, what: &str, why: &str) {
+    tracing::warn!(sandbox = guest.name, "refused {what}: {why}");
+    let path = guest.refused_log();
+    let line = format!("{what}: {why}");
+    let noted = tokio::task::spawn_blocking(move || note(&path, &line)).await;
+    if let Err(error) = noted.map_err(io::Error::other).and_then(|noted| noted) {
+        tracing::warn!(%error, "{} cannot be written", guest.refused_log().display());
+    }
+}
 
 /// Adds a line to the file, in one write, and makes its folder where it is missing.
 ///
