@@ -346,4 +346,19 @@ mod tests {
             assert!(put_back(&mut document, vec![(pointer(at, range), value)]).is_err());
         }
     }
+
+    #[test]
+    fn the_packs_of_many_items_are_cut_out_and_put_back() {
+        let pack = |index: usize| match index % 3 {
+            0 => Value::Null,
+            _ => json!({"attempt": index, "pack": {"sha256": "x".repeat(64), "size": 7}}),
+        };
+        let mut run = run(Vec::new(), 0);
+        run["steps"]["a/b~c"]["files"] =
+            json!({"paths": ["x"], "packs": (0..1500).map(pack).collect::<Vec<_>>()});
+        let mut cut = run.clone();
+        let parts = cut_run(&mut cut).unwrap();
+        assert!(length(&cut) <= INLINE_BYTES, "{}", length(&cut));
+        assert_eq!(back(cut, parts), run);
+    }
 }

@@ -29,6 +29,7 @@ pub use env::{Environment, MissingVariable};
 pub use fargate::Fargate;
 pub use home::{Home, SystemClock};
 pub use manifests::S3Manifests;
+pub use packs::S3Packs;
 pub use parts::Parts;
 pub use queues::SqsQueues;
 pub use secrets::SecretsManager;

@@ -1,11 +1,9 @@
 //! Files that steps hand on, in the state bucket: an object for each part, named by
 //! its offset, under `state/files/`. They expire by the bucket's own rule.
 
-use crate::config::s3_client;
 use crate::env::{Environment, MissingVariable, var};
 use crate::error::failed;
 use async_trait::async_trait;
-use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -24,14 +22,6 @@ pub struct S3Packs {
 }
 
 impl S3Packs {
-    /// Those in `bucket`, with the caller's credentials.
-    pub fn of_config(config: &SdkConfig, bucket: impl Into<String>) -> Self {
-        Self {
-            client: s3_client(config),
-            bucket: Ok(bucket.into()),
-        }
-    }
-
     /// Those in the bucket that `environment` names; a function that has none is
     /// told so when it needs one.
     pub fn of_environment(client: Client, environment: &Environment) -> Self {

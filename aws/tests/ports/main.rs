@@ -5,6 +5,7 @@ mod bus;
 mod dead_letters;
 mod fargate;
 mod manifests;
+mod packs;
 mod queues;
 mod replay;
 mod secrets;
