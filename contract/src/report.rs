@@ -63,6 +63,19 @@ pub mod launch_env {
     /// [`mirror_name`](crate::repository::mirror_name), for clones to begin with. Not
     /// set where there is none.
     pub const MIRRORS: &str = "LOOPY_MIRRORS";
+    /// [`Limits`](super::Limits) as JSON. Not set where the provider sees to them.
+    pub const LIMITS: &str = "LOOPY_LIMITS";
+}
+
+/// What the processes of an attempt may take together, for the runner to see to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// How many there may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
 }
 
 /// The path of one attempt's endpoint below the report URL. Run and step are

@@ -9,7 +9,7 @@ use crate::redact::{Redactor, head};
 use crate::transcript::Transcript;
 use crate::workspace::{Control, Workspace};
 use loopy_contract::report::{
-    Envelope, Failure, FailureClass, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, Outcome,
+    Envelope, Failure, FailureClass, Heartbeat, HeartbeatReply, Limits, MAX_RESULT_BYTES, Outcome,
     PROTOCOL, ResultReply, StepResult, TranscriptPart, TranscriptReply, Usage, launch_env,
 };
 use loopy_contract::seal;
@@ -47,6 +47,8 @@ pub(crate) struct Launch {
     search_path: String,
     /// Where mirrors of repositories are.
     mirrors: Option<PathBuf>,
+    /// What its processes may take.
+    limits: Limits,
 }
 
 /// The launcher's variables cannot be used.
@@ -61,6 +63,9 @@ pub(crate) enum LaunchError {
     /// The token cannot be opened.
     #[error("the variable {name} is not a token sealed with {key}; the launcher and its secret do not fit", name = launch_env::TOKEN, key = launch_env::TOKEN_KEY)]
     Seal,
+    /// The limits are not what a launcher writes.
+    #[error("the variable {name} cannot be read: {0}", name = launch_env::LIMITS)]
+    Limits(serde_json::Error),
 }
 
 impl Launch {
@@ -81,6 +86,8 @@ impl Launch {
             token = seal::turn(key.as_bytes(), &run, &step, attempt, &token)
                 .ok_or(LaunchError::Seal)?;
         }
+        let limits = env(launch_env::LIMITS).filter(|limits| !limits.is_empty());
+        let limits = limits.map(|limits| serde_json::from_str(&limits));
         Ok(Self {
             report_url: need(launch_env::REPORT_URL)?,
             token,
@@ -94,6 +101,10 @@ impl Launch {
             mirrors: env(launch_env::MIRRORS)
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),
+            limits: limits
+                .transpose()
+                .map_err(LaunchError::Limits)?
+                .unwrap_or_default(),
         })
     }
 }
@@ -109,6 +120,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         workspace,
         search_path,
         mirrors,
+        limits,
     } = launch;
     let client = match Client::new(&report_url, &token, &run, &step, attempt) {
         Ok(client) => client,
@@ -191,6 +203,13 @@ pub(crate) async fn run(launch: Launch) -> Exit {
                 ),
             }),
         }),
+        why = processes.exceed(&limits) => {
+            processes.kill_all().await;
+            Some(Outcome::Failed(Failure {
+                class: FailureClass::Crash,
+                message: format!("{why}; they were ended"),
+            }))
+        }
         why = unwanted(&client, Duration::from_secs(envelope.heartbeat_seconds.max(1))) => {
             tracing::info!("the attempt ends without a result: {why}");
             None
@@ -208,7 +227,23 @@ pub(crate) async fn run(launch: Launch) -> Exit {
             &format!("{}: {}", failure.class.name(), failure.message),
         );
     }
-    tell_all(&client, &transcript, Instant::now() + TRANSCRIPT_PATIENCE).await;
+    let last_words = async {
+        let until = deadline.max(Instant::now()) + RESULT_PATIENCE;
+        // Once the result is taken nothing more is. So as long as the engine takes
+        // neither, the transcript loses nothing by going first.
+        while !tell_all(&client, &transcript, Instant::now() + TRANSCRIPT_PATIENCE).await
+            && outcome.is_some()
+            && Instant::now() < until
+            && !answers(&client).await
+        {}
+    };
+    tokio::select! {
+        () = last_words => {}
+        signal = told_to_end() => {
+            tracing::warn!("{signal} before the transcript was delivered");
+            return Exit::Stopped;
+        }
+    }
     let Some(outcome) = outcome else {
         return Exit::Stopped;
     };
@@ -247,8 +282,16 @@ async fn tell(client: &Client, transcript: &Transcript<'_>, every: Duration) -> 
     }
 }
 
-/// Sends what there is of the transcript. What cannot be sent by `until` stays.
-async fn tell_all(client: &Client, transcript: &Transcript<'_>, until: Instant) {
+/// Whether the engine takes anything at all.
+async fn answers(client: &Client) -> bool {
+    let body = serde_json::to_vec(&Heartbeat { sequence: 0 }).unwrap_or_default();
+    let beat = client.request::<HeartbeatReply>("heartbeat", Some(body), Instant::now());
+    !matches!(beat.await, Err(ReportError::Unreachable { .. }))
+}
+
+/// Sends what there is of the transcript; whether that was all. What cannot be sent by
+/// `until` stays.
+async fn tell_all(client: &Client, transcript: &Transcript<'_>, until: Instant) -> bool {
     while let Some((offset, text)) = transcript.next() {
         let bytes = text.len();
         let part = TranscriptPart { offset, text };
@@ -261,10 +304,11 @@ async fn tell_all(client: &Client, transcript: &Transcript<'_>, until: Instant) 
             // The work is worth more than its transcript.
             Err(error) => {
                 tracing::warn!("{error}");
-                return;
+                return false;
             }
         }
     }
+    true
 }
 
 /// Sends heartbeats. Ends, with the reason, when the attempt is to stop.

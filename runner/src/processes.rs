@@ -5,8 +5,9 @@
 //! detaches itself in a session of its own is still a descendant. Each process
 //! carries [`MARKER`] as well, so that one that was handed on can be found.
 
+use loopy_contract::report::Limits;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
@@ -33,8 +34,14 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long output is still read once every process is gone.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Time between two looks at what the processes take.
+const WATCH: Duration = Duration::from_millis(500);
+/// Rounds of SIGSTOP before those that go on to start others are killed.
+const STOP_ROUNDS: u32 = 50;
 /// Rounds of SIGKILL before giving up on a process stuck in the kernel.
 const KILL_ROUNDS: u32 = 100;
+/// Bytes, as people count memory.
+const MB: u64 = 1024 * 1024;
 /// Bytes kept of the end of each stream, at least.
 const KEPT: usize = 64 * 1024;
 /// Bytes of the longest `/proc/<pid>/stat`: 52 numbers and a name of 64 bytes.
@@ -237,6 +244,47 @@ impl Processes {
         false
     }
 
+    /// Watches what the processes take. Ends when it is more than `limits`, with what is
+    /// too much.
+    pub(crate) async fn exceed(&self, limits: &Limits) -> String {
+        if *limits == Limits::default() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(WATCH).await;
+            if self.none.get() {
+                continue;
+            }
+            if let Some(why) = too_much(&self.found(), limits) {
+                return why;
+            }
+        }
+    }
+
+    /// Kills every process of the attempt, without a warning. They are stopped first, as those that
+    /// start others faster than they are found would never all be gone.
+    pub(crate) async fn kill_all(&self) {
+        let mut stopped = BTreeSet::new();
+        for _ in 0..STOP_ROUNDS {
+            let before = stopped.len();
+            for pid in self.left() {
+                if stopped.insert(pid.as_raw_nonzero()) && kill_process(pid, Signal::STOP).is_err()
+                {
+                    tracing::debug!("process {} had ended", pid.as_raw_nonzero());
+                }
+            }
+            if stopped.len() == before {
+                break;
+            }
+        }
+        for _ in 0..KILL_ROUNDS {
+            if !self.signal(Signal::KILL) {
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
     /// Sends `signal` to all that is left; false when nothing is.
     fn signal(&self, signal: Signal) -> bool {
         let group = self.group.get();
@@ -263,8 +311,12 @@ impl Processes {
             .is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok())
     }
 
-    /// The living processes that descend from this one or carry the marker.
     fn left(&self) -> Vec<Pid> {
+        self.found().into_iter().map(|(pid, _)| pid).collect()
+    }
+
+    /// The living processes that descend from this one or carry the marker.
+    fn found(&self) -> Vec<(Pid, State)> {
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         let mut young = BTreeMap::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -293,7 +345,7 @@ impl Processes {
             .filter(|(pid, state)| {
                 **pid != own && state.alive && (descends(**pid) || self.is_marked(**pid))
             })
-            .filter_map(|(pid, _)| Pid::from_raw(*pid))
+            .filter_map(|(pid, state)| Some((Pid::from_raw(*pid)?, *state)))
             .collect()
     }
 
@@ -309,6 +361,46 @@ impl Processes {
     }
 }
 
+/// What the processes take more of than they may.
+fn too_much(found: &[(Pid, State)], limits: &Limits) -> Option<String> {
+    let processes = u32::try_from(found.len()).unwrap_or(u32::MAX);
+    if let Some(limit) = limits.processes.filter(|limit| processes > *limit) {
+        return Some(format!(
+            "the step has {processes} processes, more than the {limit} it may have"
+        ));
+    }
+    let limit = limits.memory?;
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    let whole = |state: &State| state.pages.saturating_mul(page);
+    // At the most, as pages that several have count once for each. What they take for
+    // sure takes the kernel longer to say.
+    let at_most: u64 = found.iter().map(|(_, state)| whole(state)).sum();
+    if at_most <= limit {
+        return None;
+    }
+    let shares = found
+        .iter()
+        .map(|(pid, state)| share(*pid).unwrap_or_else(|| whole(state)));
+    let taken: u64 = shares.sum();
+    (taken > limit).then(|| {
+        format!(
+            "the step's processes take {} MB of memory, more than the {} MB that \
+             `image.memory` gives them",
+            taken / MB,
+            limit / MB
+        )
+    })
+}
+
+/// Bytes of memory of one process; what it shares with others counts in part.
+fn share(pid: Pid) -> Option<u64> {
+    let path = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
+    let said = std::fs::read_to_string(path).ok()?;
+    let line = said.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// Whether this process has no children, adopted ones and dead ones included.
 fn is_childless() -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -316,11 +408,14 @@ fn is_childless() -> bool {
 }
 
 /// What `/proc/<pid>/stat` says of a process.
+#[derive(Clone, Copy)]
 struct State {
     parent: i32,
     alive: bool,
     /// In ticks since the machine booted.
     started: u64,
+    /// Pages of memory, those included that others have too.
+    pages: u64,
 }
 
 impl State {
@@ -342,10 +437,12 @@ impl State {
         let parent = fields.next()?.parse().ok()?;
         // The 22nd field of the line is the 18th after these.
         let started = fields.nth(17)?.parse().ok()?;
+        let pages = fields.nth(1)?.parse().ok()?;
         Some(Self {
             parent,
             alive: !matches!(state, "Z" | "X" | "x"),
             started,
+            pages,
         })
     }
 }
@@ -389,9 +486,10 @@ mod tests {
 
     #[test]
     fn a_process_name_may_hold_parentheses() {
-        let rest = "40 41 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 98765 0 0";
+        let rest = "40 41 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 98765 4096 321 0";
         let state = State::parse(&format!("12 (a) (b) c) S 7 {rest}")).unwrap();
-        assert_eq!((state.parent, state.alive, state.started), (7, true, 98765));
+        let read = (state.parent, state.alive, state.started, state.pages);
+        assert_eq!(read, (7, true, 98765, 321));
         assert!(
             !State::parse(&format!("12 (gone) Z 7 {rest}"))
                 .unwrap()

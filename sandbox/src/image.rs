@@ -262,7 +262,8 @@ fn list(key: &str, value: &Value) -> Result<Vec<String>, String> {
         .collect()
 }
 
-fn amount(image: &BTreeMap<String, Value>, key: &str) -> Result<Option<u32>, String> {
+/// A whole number above 0. The error is a sentence that names the key.
+pub(crate) fn amount(image: &BTreeMap<String, Value>, key: &str) -> Result<Option<u32>, String> {
     let Some(value) = image.get(key) else {
         return Ok(None);
     };

@@ -31,13 +31,15 @@
 
 use crate::mirrors::Mirrors;
 use crate::processes::{self, Process};
-use crate::{attempt_name, launch_variables};
+use crate::{attempt_name, image, launch_variables};
 use async_trait::async_trait;
 use loopy_contract::manifest::Sandbox;
-use loopy_contract::report::launch_env;
+use loopy_contract::report::{Limits, launch_env};
 use loopy_engine::ports::{Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes};
 use loopy_engine::run::SandboxRef;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, kill_process_group, prlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -64,6 +66,10 @@ const INTRODUCTION_WAIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 /// Before the second look at what should be there at once; doubled up to [`LOOK`].
 const FIRST_LOOK: Duration = Duration::from_millis(2);
+
+/// Processes of one sandbox.
+const PROCESSES: u32 = 2048;
+const GB: u64 = 1024 * 1024 * 1024;
 
 /// The introduction: `$1` is the record, the rest the runner's command line.
 const INTRODUCE: &str = r#"read -r stat </proc/$$/stat &&
@@ -168,6 +174,7 @@ impl Local {
             )));
         }
         place.warn_of_limits(spec);
+        let (limits, cores) = (limits(spec)?, amount(spec, "cpu")?);
         let log = private_file(&place.log()).map_err(trouble)?;
         // With their paths: where the program has to be looked for in another
         // `PATH` than the engine's own, all of the engine's memory is forked.
@@ -185,6 +192,7 @@ impl Local {
                 self.mirrors(&spec.sandbox)
                     .map(|path| (launch_env::MIRRORS, path)),
             )
+            .env(launch_env::LIMITS, limits)
             .current_dir(&place.directory)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(trouble)?)
@@ -197,6 +205,9 @@ impl Local {
             )),
             _ => trouble(error).into(),
         })?;
+        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
+            restrict(pid, cores, spec);
+        }
         let introduced = place.wait_for_record(|| child.try_wait());
         // Someone has to take note of the child's end, or it stays a zombie.
         tokio::spawn(async move { child.wait().await });
@@ -270,6 +281,57 @@ impl Sandboxes for Local {
         let (this, id) = (self.clone(), sandbox.id.clone());
         blocking("look after a local sandbox", move || this.look(&id)).await?
     }
+}
+
+/// What the runner is to see to.
+fn limits(spec: &LaunchSpec) -> Result<String, LaunchError> {
+    let memory = amount(spec, "memory")?;
+    let limits = Limits {
+        memory: memory.map(|memory| u64::from(memory) * GB),
+        processes: Some(PROCESSES),
+    };
+    serde_json::to_string(&limits)
+        .map_err(|error| PortError::new("write the limits of a local sandbox", error).into())
+}
+
+fn amount(spec: &LaunchSpec, key: &str) -> Result<Option<u32>, LaunchError> {
+    image::amount(&spec.sandbox.image, key)
+        .map_err(|why| LaunchError::Refused(format!("sandbox `{}`: {why}", spec.name)))
+}
+
+/// Takes from a runner that was just started, and so from all that it will start, what
+/// the kernel can take from processes of any user: dumps of their memory, and cores.
+fn restrict(pid: Pid, cores: Option<u32>, spec: &LaunchSpec) {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let mut done = prlimit(Some(pid), Resource::Core, none).map(|_| ());
+    if let Some(cores) = cores {
+        done = done.and(pin(pid, cores, &spec.client_token));
+    }
+    match done {
+        // It may have ended already, which shows elsewhere.
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(error) => {
+            tracing::warn!(sandbox = %spec.name, "it is less limited than it was to be: {error}")
+        }
+    }
+}
+
+/// Lets a process run on so many of the cores that this one has; on which of them
+/// depends on `token`, so that not all sandboxes have the same.
+fn pin(pid: Pid, cores: u32, token: &str) -> rustix::io::Result<()> {
+    let all = sched_getaffinity(None)?;
+    let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&n| all.is_set(n)).collect();
+    let first = token.bytes().fold(0, |sum: usize, byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(byte))
+    });
+    let wanted = usize::try_from(cores).unwrap_or(usize::MAX);
+    let mut own = CpuSet::new();
+    let from = all.iter().cycle().skip(first % all.len().max(1));
+    from.take(all.len().min(wanted)).for_each(|&n| own.set(n));
+    sched_setaffinity(Some(pid), &own)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -439,10 +501,11 @@ impl Place {
                 "`network` is not enforced: a local sandbox is a process and reaches what this machine reaches"
             );
         }
-        if !spec.sandbox.image.is_empty() {
+        let counts = |key: &String| ["cpu", "memory"].contains(&key.as_str());
+        if !spec.sandbox.image.keys().all(counts) {
             tracing::warn!(
                 sandbox = %spec.name,
-                "`image` has no effect: a local sandbox runs with what this machine has installed"
+                "`image` has no effect but for `cpu` and `memory`: a local sandbox runs with what this machine has installed"
             );
         }
     }

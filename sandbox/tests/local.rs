@@ -112,7 +112,7 @@ fn lives(pid: i32) -> bool {
 }
 
 #[tokio::test]
-async fn the_runner_gets_six_variables_and_a_path_and_nothing_else() {
+async fn the_runner_gets_the_launchers_variables_and_a_path_and_nothing_else() {
     let home = Home::new();
     let providers = home.providers(
         "cat /proc/$$/environ >env.tmp; mv env.tmp env; echo \"$1\"; echo oops >&2; read -r line || echo no input",
@@ -141,6 +141,7 @@ async fn the_runner_gets_six_variables_and_a_path_and_nothing_else() {
         ("LOOPY_STEP", "hello"),
         ("LOOPY_ATTEMPT", "2"),
         ("LOOPY_WORKSPACE", workspace.to_str().unwrap()),
+        ("LOOPY_LIMITS", r#"{"processes":2048}"#),
         ("PATH", PLAIN_PATH),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -158,6 +159,35 @@ async fn the_runner_gets_six_variables_and_a_path_and_nothing_else() {
             & 0o777,
         0o600
     );
+}
+
+#[tokio::test]
+async fn what_the_registry_gives_a_sandbox_holds_for_its_processes() {
+    let home = Home::new();
+    let providers = home.providers(
+        r#"{ grep -c '^Max core file size  *0  *0 ' /proc/self/limits
+            sh -c 'grep Cpus_allowed_list /proc/self/status'; echo "$LOOPY_LIMITS"; } >seen.tmp
+        mv seen.tmp seen"#,
+    );
+    let mut limited = spec("limited");
+    limited.sandbox.image = [("cpu", 1), ("memory", 3)]
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .into();
+    providers.launch(&limited).await.unwrap();
+    let seen = home.sandbox("limited").join("seen");
+    until("the runner", || seen.exists()).await;
+    let lines = lines(&seen);
+    assert_eq!(lines[0], "1", "no core dumps");
+    let cores = lines[1].split_once(':').unwrap().1.trim();
+    assert!(cores.parse::<u32>().is_ok(), "one core, not {cores}");
+    assert_eq!(lines[2], r#"{"memory":3221225472,"processes":2048}"#);
+
+    for key in ["memory", "cpu"] {
+        let mut wrong = spec("wrong");
+        wrong.sandbox.image = [(key.to_owned(), "lots".into())].into();
+        let refused = providers.launch(&wrong).await.unwrap_err().to_string();
+        assert!(refused.contains(&format!("`image.{key}`")), "{refused}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The real Claude Code against a model API on this machine.
 
+use crate::agents::with;
 use crate::engine::{Attempt, envelope, failed, succeeded};
 use loopy_contract::report::{FailureClass, StepResult};
 use loopy_testkit::anthropic::{Block, InjectedError, ModelApi, Script, TokenUsage};
@@ -16,7 +17,7 @@ fn claude() -> String {
     Path::new(&path).parent().unwrap().display().to_string()
 }
 
-fn attempt(api: &ModelApi, changes: Value) -> Attempt {
+pub(crate) fn attempt(api: &ModelApi, changes: Value) -> Attempt {
     let mut env = json!(api.env());
     env["PATH"] = format!("{}:/usr/local/bin:/usr/bin:/bin", claude()).into();
     env["CLAUDE_CODE_MAX_RETRIES"] = "1".into();
@@ -25,9 +26,7 @@ fn attempt(api: &ModelApi, changes: Value) -> Attempt {
         "output": {"fields": {"verdict": {"enum": ["pass", "fail"]}, "link": {"type": "string", "format": "uri"}}},
         "emits": {"Done": {"fields": {"size": {"type": "integer"}}}},
     });
-    all.as_object_mut()
-        .unwrap()
-        .extend(changes.as_object().unwrap().clone());
+    all = with(all, &changes);
     Attempt::of(envelope("Judge {{ event.title }}.", all))
 }
 
@@ -35,7 +34,7 @@ async fn run(api: &ModelApi, changes: Value) -> StepResult {
     attempt(api, changes).run().await
 }
 
-fn good() -> Block {
+pub(crate) fn good() -> Block {
     Block::structured(json!({
         "output": {"verdict": "pass", "link": "https://example.com/"},
         "emits": {"Done": {"size": 3}},

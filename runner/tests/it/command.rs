@@ -3,6 +3,8 @@
 use crate::engine::{Attempt, envelope, failed, lives, succeeded};
 use loopy_contract::report::{FailureClass, MAX_RESULT_BYTES};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 fn reference(producer: &str, field: &str) -> Value {
     json!({"producer": producer, "field": field, "raw": format!("{{{{ {producer}.{field} }}}}")})
@@ -288,4 +290,82 @@ async fn a_harness_of_another_version_is_refused_by_name() {
             .message
             .contains("`clockwork`")
     );
+}
+
+#[tokio::test]
+async fn a_script_has_the_env_file_and_what_is_said_of_it_and_nothing_else() {
+    let attempt = Attempt::of(envelope(
+        "/usr/bin/env -0 > environment",
+        json!({"env": {"COLOUR": "dark-green", "TZ": "UTC"}}),
+    ));
+    succeeded(&attempt.run().await);
+    let seen = std::fs::read_to_string(attempt.workspace().join("environment")).unwrap();
+    let names: BTreeSet<&str> = seen
+        .split_terminator('\0')
+        .filter_map(|variable| Some(variable.split_once('=')?.0))
+        // The shell's own.
+        .filter(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name))
+        .collect();
+    let expected = [
+        "COLOUR",
+        "HOME",
+        "LOOPY_ATTEMPT_PROCESS",
+        "LOOPY_INPUTS",
+        "LOOPY_OUTPUT",
+        "LOOPY_RUN_ID",
+        "LOOPY_WORKSPACE",
+        "PATH",
+        "TZ",
+    ];
+    assert_eq!(names, expected.into());
+}
+
+/// Runs a script under limits; gives why it failed.
+async fn ended_by(limits: &'static str, script: &str) -> String {
+    let mut attempt = Attempt::of(envelope(script, json!({})));
+    attempt.limits = Some(limits);
+    let begun = Instant::now();
+    let result = attempt.run().await;
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    failed(&result, FailureClass::Crash).message.clone()
+}
+
+#[tokio::test]
+async fn processes_that_take_more_memory_than_they_may_are_ended() {
+    let why = ended_by(
+        r#"{"memory":104857600}"#,
+        "(setsid sh -c '(head -c 200000000 /dev/zero; sleep 7171) | tail' &)
+         trap '' TERM; sleep 7171",
+    )
+    .await;
+    assert!(why.contains("more than the 100 MB"), "{why}");
+    assert!(!lives("7171"), "all of them ended");
+}
+
+#[tokio::test]
+async fn memory_that_processes_share_counts_once() {
+    // 100 MB that five processes have in common.
+    let script = "python3 -c '
+import os, time
+held = bytearray(os.urandom(1)) * (100 << 20)
+for _ in range(4):
+    if os.fork() == 0:
+        time.sleep(3)
+        os._exit(0)
+time.sleep(3)'";
+    let mut attempt = Attempt::of(envelope(script, json!({})));
+    attempt.limits = Some(r#"{"memory":314572800}"#);
+    succeeded(&attempt.run().await);
+}
+
+#[tokio::test]
+async fn more_processes_than_there_may_be_are_ended() {
+    let why = ended_by(
+        r#"{"processes":40}"#,
+        "grow() { while :; do sleep 7272 & sleep 0.02; done; }
+         grow & grow & trap '' TERM; while :; do sleep 0.02; done",
+    )
+    .await;
+    assert!(why.contains("more than the 40 it may have"), "{why}");
+    assert!(!lives("7272"), "all of them ended");
 }

@@ -49,6 +49,12 @@ pub(crate) struct Record {
     pub(crate) over: AtomicBool,
     pub(crate) stop: AtomicBool,
     pub(crate) served: AtomicBool,
+    /// Transcripts are answered with 503.
+    pub(crate) forgetful: AtomicBool,
+    /// Everything is.
+    pub(crate) failing: AtomicBool,
+    /// How much was.
+    pub(crate) refused: AtomicU64,
 }
 
 /// A report server; gone, with its connections, when dropped.
@@ -128,6 +134,11 @@ async fn answer(
     let Some(path) = path else {
         return refuse(StatusCode::NOT_FOUND, "no such attempt");
     };
+    let forgets = path.leaf == "transcript" && record.forgetful.load(Ordering::SeqCst);
+    if forgets || record.failing.load(Ordering::SeqCst) {
+        record.refused.fetch_add(1, Ordering::SeqCst);
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "not now");
+    }
     if record.over.load(Ordering::SeqCst) {
         return refuse(StatusCode::GONE, "the attempt is over");
     }
@@ -222,6 +233,8 @@ pub(crate) struct Attempt {
     pub(crate) record: Arc<Record>,
     /// Where its clones find mirrors.
     pub(crate) mirrors: Option<PathBuf>,
+    /// What its processes may take.
+    pub(crate) limits: Option<&'static str>,
 }
 
 impl Attempt {
@@ -237,6 +250,7 @@ impl Attempt {
             place: tempfile::tempdir().unwrap(),
             record: Arc::new(record),
             mirrors: None,
+            limits: None,
         }
     }
 
@@ -255,6 +269,11 @@ impl Attempt {
             .env(launch_env::ATTEMPT, "1")
             .env(launch_env::WORKSPACE, self.workspace())
             .envs(self.mirrors.iter().map(|path| (launch_env::MIRRORS, path)))
+            .envs(
+                self.limits
+                    .iter()
+                    .map(|limits| (launch_env::LIMITS, limits)),
+            )
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()

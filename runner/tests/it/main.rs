@@ -9,6 +9,7 @@ mod codex;
 mod command;
 mod engine;
 mod files;
+mod network;
 mod opencode;
 mod protocol;
 mod workspace;

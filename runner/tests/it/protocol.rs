@@ -24,6 +24,33 @@ async fn a_result_survives_an_engine_that_is_down_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_transcript_waits_for_an_engine_that_is_gone_for_long() {
+    let attempt = Attempt::of(envelope("echo the last words", json!({})));
+    let server = Server::start(&attempt.record, 0);
+    let (port, url) = (server.port, server.url());
+    let runner = attempt.launch(&url);
+    until("the envelope is served", || {
+        attempt.record.served.load(Ordering::SeqCst)
+    })
+    .await;
+    drop(server);
+    // Longer than the transcript is offered to an engine that answers.
+    tokio::time::sleep(Duration::from_secs(24)).await;
+    let _server = Server::start(&attempt.record, port);
+    assert_eq!(code(runner).await, 0);
+    succeeded(&attempt.result());
+    assert!(attempt.transcript().contains("the last words"));
+}
+
+#[tokio::test]
+async fn a_transcript_that_is_not_taken_keeps_no_result_back() {
+    let attempt = Attempt::of(envelope("echo the last words", json!({})));
+    attempt.record.forgetful.store(true, Ordering::SeqCst);
+    succeeded(&attempt.run().await);
+    assert_eq!(attempt.transcript(), "");
+}
+
+#[tokio::test]
 async fn an_engine_may_move_while_a_step_runs() {
     let attempt = Attempt::of(envelope("sleep 2", json!({})));
     let file = attempt.place.path().join("report-url");
