@@ -1,5 +1,6 @@
 //! The forms of steps and triggers in a stack, side by side in one: a retry, an
-//! approval, a fan-out, a debounced trigger, a concurrency limit, a cancelled run.
+//! approval, a fan-out, files handed on, a debounced trigger, a concurrency limit, a
+//! cancelled run.
 
 use crate::around::sandboxes;
 use crate::stack::{Deployed, LONG};
@@ -18,12 +19,13 @@ events:
   Flaky: { marker: str }
   Ask: { note: str }
   Fan: { words: list[str] }
+  Hand: { note: str }
   Typed: { note: str }
   Busy: { repo: str, note: str }
   Slow: { note: str }
 ";
 
-const STEPS: [(&str, &str); 8] = [
+const STEPS: [(&str, &str); 10] = [
     (
         "flaky/try",
         r#"on: Flaky
@@ -74,6 +76,28 @@ output:
 printf '{"output": {"all": "%s"}}' "$(printf '%s' "{{ work }}" | tr -dc '<>a-z')" > "$LOOPY_OUTPUT""#,
     ),
     (
+        "hand/build",
+        r#"on: Hand
+agent: Shell
+output:
+  sum: str
+---
+mkdir dist && head -c 1200000 /dev/urandom > dist/noise
+echo "{{ event.note }}" > dist/note
+printf '{"output": {"sum": "%s"}}' "$(sha256sum < dist/noise)" > "$LOOPY_OUTPUT""#,
+    ),
+    (
+        "hand/use",
+        r#"after: build
+files: build/dist/**
+agent: Shell
+output:
+  sum: str
+  note: str
+---
+printf '{"output": {"sum": "%s", "note": "%s"}}' "$(sha256sum < build/dist/noise)" "$(cat build/dist/note)" > "$LOOPY_OUTPUT""#,
+    ),
+    (
         "typed/settle",
         r#"on: { event: Typed, debounce: 10s }
 agent: Shell
@@ -110,7 +134,7 @@ fn write_project(root: &Path, daytona: &Daytona) {
     for (name, text) in STEPS {
         write(&format!("workflows/{name}.md"), &format!("---\n{text}\n"));
     }
-    for event in ["Flaky", "Ask", "Fan", "Typed", "Busy", "Slow"] {
+    for event in ["Flaky", "Ask", "Fan", "Hand", "Typed", "Busy", "Slow"] {
         let name = event.to_lowercase();
         let sensor = format!(
             "from loopy import sensor\nfrom loopy.events import {event}\n\n\n\
@@ -223,6 +247,33 @@ impl Forms {
         }
     }
 
+    async fn files_go_from_step_to_step(&self) {
+        self.send("hand", json!({ "note": "from the first" })).await;
+        let run = &self.runs("hand", "succeeded", 1).await[0];
+        let steps = &run["steps"];
+        let size = &steps["build"]["files"]["packs"][0]["pack"]["size"];
+        assert!(size.as_u64().unwrap() > 1_200_000, "{run:#}");
+        assert_eq!(steps["use"]["output"]["note"], "from the first", "{run:#}");
+        assert_eq!(
+            steps["use"]["output"]["sum"],
+            steps["build"]["output"]["sum"]
+        );
+        // A run that goes over it again has files of its own.
+        let id = run["id"].as_str().unwrap();
+        let arguments = ["runs", "fork", id, "--from", "use", "--by", "Ada"];
+        let arguments = [&arguments[..], &self.deployed.place()].concat();
+        let output = self.deployed.loopy.run(&arguments).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        for run in self.runs("hand", "succeeded", 2).await {
+            let steps = &run["steps"];
+            assert_eq!(
+                steps["use"]["output"]["sum"],
+                steps["build"]["output"]["sum"]
+            );
+        }
+    }
+
     async fn only_the_last_of_many_events_counts(&self) {
         for note in ["one", "two", "three"] {
             self.send("typed", json!({ "note": note })).await;
@@ -325,6 +376,7 @@ async fn each_form_does_in_a_stack_what_it_says() {
         forms.a_failed_attempt_is_made_again(elsewhere.path()),
         forms.a_run_waits_for_a_person(),
         forms.each_item_has_a_sandbox_of_its_own(),
+        forms.files_go_from_step_to_step(),
         forms.only_the_last_of_many_events_counts(),
         forms.one_at_a_time(),
         forms.a_cancelled_run_leaves_nothing_behind(),
