@@ -703,9 +703,11 @@ async fn a_step_without_a_budget_gets_what_is_left() {
     world.begin(json!({})).await;
     let first = world.spec("a");
     assert_eq!(world.envelope(&first).await.usd, Some(3.0));
+    assert_eq!(first.allowance.usd, Some(3.0));
     world.tell(&first, &spent(1.0)).await;
     let second = world.spec("b");
     assert_eq!(world.envelope(&second).await.usd, Some(2.0));
+    assert_eq!(second.allowance.usd, Some(2.0));
     // One that vanishes may have spent all it was let have.
     for _ in 0..2 {
         let _ = world.engine.lost(&second.run, "b", 1).await;

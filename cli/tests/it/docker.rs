@@ -9,9 +9,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 /// What `cargo xtask test` has put into the engine.
-const IMAGE: &str = "loopy-test:1";
+pub(crate) const IMAGE: &str = "loopy-test:1";
 
-fn host() -> String {
+pub(crate) fn host() -> String {
     std::env::var("LOOPY_TEST_DOCKER").expect(
         "run `cargo xtask test`, which starts a Docker engine and says in LOOPY_TEST_DOCKER where",
     )

@@ -19,6 +19,7 @@ mod graph;
 mod kills;
 mod logs;
 mod lsp;
+mod models;
 mod orders;
 mod run;
 mod runs;

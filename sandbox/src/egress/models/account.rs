@@ -78,11 +78,11 @@ fn is_false(value: &bool) -> bool {
 impl Call {
     /// One that begins now.
     pub(crate) fn new(api: String, path: &str, model: Option<&str>) -> Self {
-        let short = |text: &str| text.chars().take(LONGEST_WORDS).collect();
+        let short = |text: &str| -> String { text.chars().take(LONGEST_WORDS).collect() };
         Self {
             at: Timestamp::now(),
             api,
-            path: path.to_owned(),
+            path: short(path),
             model: model.map(short),
             status: 0,
             input_tokens: 0,

@@ -1,0 +1,197 @@
+//! The agents' real tools in containers that have no key: they ask their models through
+//! the proxy, which has it.
+
+use crate::docker::{IMAGE, host};
+use crate::support::{Project, json};
+use loopy_testkit::anthropic::{Block, ModelApi, Script};
+use loopy_testkit::openai::{self, OpenAi, Reply};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+const KEY: &str = "sk-the-real-key-of-this-test";
+
+/// The engine's image with the program of this variable, under this name.
+fn image_with(tool: &str, variable: &str) -> String {
+    let program = std::env::var(variable).unwrap_or_default();
+    assert!(
+        Path::new(&program).is_file(),
+        "{variable} names no file; run `cargo xtask test`, which prepares it"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let dockerfile = format!("FROM {IMAGE}\nCOPY tool /bin/{tool}\n");
+    fs::write(folder.path().join("Dockerfile"), dockerfile).unwrap();
+    fs::copy(program, folder.path().join("tool")).unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--directory"]).arg(folder.path());
+    let context = tar.arg(".").output().unwrap().stdout;
+
+    let name = format!("loopy-test-{tool}:1");
+    let mut stream = UnixStream::connect(host().trim_start_matches("unix://")).unwrap();
+    let length = context.len();
+    let head = format!(
+        "POST /build?t={name} HTTP/1.0\r\nContent-Type: application/x-tar\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&context).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.contains("Successfully tagged"), "{said}");
+    name
+}
+
+/// One step of an agent in a sealed sandbox of this image, worked to its end: what it
+/// put out, and what `.loopy` lists of its calls.
+fn work(agent: &str, image: &str, env: &str) -> (Value, Vec<Value>) {
+    let registry = format!(
+        "sandboxes:\n  Box: {{ provider: docker, image: {{ base: \"{image}\" }}, network: [api.test], \
+         env_file: agent.env, model_keys: proxy }}\n\
+         agents:\n  Worker: {{ {agent}, sandbox: Box }}\n\
+         events:\n  Go: {{ text: str }}\n\
+         prices: {{ gate/some-model: {{ input: 3, output: 15 }} }}\n"
+    );
+    let step = "---\non: Go\nagent: Worker\nbudget: { spend: { usd: 1 } }\noutput: { verdict: str }\n---\nJudge.\n";
+    let project = Project::of(&[("registry.yml", &registry)]);
+    project.write("workflows/work/only.md", step);
+    project.write("agent.env", env);
+    let trigger = project
+        .loopy(&["trigger", "--json", "--event", "Go", "--field", "text=hi"])
+        .env("DOCKER_HOST", &host());
+    let document = json(&trigger.assert().code(0));
+    let step = &document["runs"][0]["steps"]["only"];
+    let output = step["output"].clone();
+    assert!(output.is_object(), "{document:#}");
+
+    let mut calls = Vec::new();
+    for path in files(&project.path().join(".loopy")) {
+        let bytes = fs::read(&path).unwrap();
+        let has = |text: &str| {
+            bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+        };
+        assert!(!has(KEY), "{} has the key", path.display());
+        if path.ends_with("model-calls.log") {
+            let text = String::from_utf8(bytes).unwrap();
+            calls.extend(text.lines().map(|line| serde_json::from_str(line).unwrap()));
+        }
+    }
+    (output, calls)
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.is_file() {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// All that was sent had the key in its header and nowhere else.
+fn check<'a>(requests: impl IntoIterator<Item = (&'a str, &'a Value)>, header: &str) {
+    for (shown, body) in requests {
+        assert_eq!(shown, header);
+        assert!(!body.to_string().contains(KEY), "{body}");
+    }
+}
+
+/// The calls that cost something, each of which has its price.
+fn costly(calls: &[Value]) -> usize {
+    let costly = calls
+        .iter()
+        .filter(|call| call["usd"].as_f64().is_some_and(|usd| usd > 0.0));
+    costly.count()
+}
+
+#[test]
+fn claude_code_asks_its_model_without_a_key() {
+    let image = image_with("claude", "LOOPY_TEST_CLAUDE");
+    let outcome = json!({"output": {"verdict": "pass"}});
+    let api = ModelApi::start(Script::of([vec![Block::structured(outcome)]])).unwrap();
+    let env = format!(
+        "ANTHROPIC_API_KEY={KEY}\nANTHROPIC_BASE_URL={}\n",
+        api.url()
+    );
+    let (output, calls) = work(
+        "harness: claude-code, model: claude-sonnet-4-6",
+        &image,
+        &env,
+    );
+    assert_eq!(output["verdict"], "pass");
+    let requests = api.messages();
+    assert_eq!(costly(&calls), requests.len(), "{calls:#?}");
+    let seen = requests
+        .iter()
+        .map(|request| (request.headers["x-api-key"].as_str(), &request.body));
+    check(seen, KEY);
+}
+
+fn ask_openai(agent: &str, image: &str, command: Reply, variables: &str) {
+    let outcome = json!({"output": {"verdict": "pass"}}).to_string();
+    let api = OpenAi::start(openai::Script::of([command, Reply::text(&outcome)])).unwrap();
+    let env = variables.replace("=URL", &format!("={}", api.url()));
+    let (output, calls) = work(agent, image, &env);
+    assert_eq!(output["verdict"], "pass");
+    let requests = api.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(costly(&calls), 2, "{calls:#?}");
+    // The second one tells what the command said.
+    let told = requests[1].body.to_string();
+    assert!(told.contains("_BASE_URL=http://"), "{told}");
+    let seen = requests
+        .iter()
+        .map(|request| (request.headers["authorization"].as_str(), &request.body));
+    check(seen, &format!("Bearer {KEY}"));
+}
+
+#[test]
+fn codex_asks_its_model_without_a_key() {
+    let image = image_with("codex", "LOOPY_TEST_CODEX");
+    ask_openai(
+        "harness: codex, model: gpt-5.5",
+        &image,
+        Reply::call("exec_command", json!({"cmd": "env"})),
+        &format!("OPENAI_API_KEY={KEY}\nOPENAI_BASE_URL=URL\n"),
+    );
+}
+
+#[test]
+fn opencode_asks_a_model_of_one_s_own_without_a_key() {
+    let image = image_with("opencode", "LOOPY_TEST_OPENCODE");
+    ask_openai(
+        "harness: opencode, model: gate/some-model",
+        &image,
+        Reply::call("bash", json!({"command": "env", "description": "x"})),
+        &format!("GATE_API_KEY={KEY}\nGATE_BASE_URL=URL\n"),
+    );
+}
+
+#[test]
+fn the_built_in_loop_asks_its_model_without_a_key() {
+    let finish = vec![Block::tool(
+        "finish",
+        json!({"output": {"verdict": "pass"}}),
+    )];
+    let env = vec![Block::tool("bash", json!({"command": "env"}))];
+    let api = ModelApi::start(Script::of([env, finish])).unwrap();
+    let env = format!(
+        "ANTHROPIC_AUTH_TOKEN={KEY}\nANTHROPIC_BASE_URL={}\n",
+        api.url()
+    );
+    let (output, calls) = work("harness: loop, model: claude-sonnet-4-6", IMAGE, &env);
+    assert_eq!(output["verdict"], "pass");
+    assert_eq!(costly(&calls), 2, "{calls:#?}");
+    let requests = api.messages();
+    let seen = requests
+        .iter()
+        .map(|request| (request.headers["authorization"].as_str(), &request.body));
+    check(seen, &format!("Bearer {KEY}"));
+}
