@@ -2,7 +2,7 @@
 //! the proxy, which has it.
 
 use crate::docker::{IMAGE, host};
-use crate::support::{Project, json};
+use crate::support::{Loopy, Project, json};
 use loopy_testkit::anthropic::{Block, ModelApi, Script};
 use loopy_testkit::openai::{self, OpenAi, Reply};
 use serde_json::{Value, json};
@@ -43,9 +43,8 @@ fn image_with(tool: &str, variable: &str) -> String {
     name
 }
 
-/// One step of an agent in a sealed sandbox of this image, worked to its end: what it
-/// put out, and what `.loopy` lists of its calls.
-fn work(agent: &str, image: &str, env: &str) -> (Value, Vec<Value>) {
+/// A project of one step of an agent in a sealed sandbox of this image.
+fn project(agent: &str, image: &str, env: &str) -> Project {
     let registry = format!(
         "sandboxes:\n  Box: {{ provider: docker, image: {{ base: \"{image}\" }}, network: [api.test], \
          env_file: agent.env, model_keys: proxy }}\n\
@@ -57,10 +56,18 @@ fn work(agent: &str, image: &str, env: &str) -> (Value, Vec<Value>) {
     let project = Project::of(&[("registry.yml", &registry)]);
     project.write("workflows/work/only.md", step);
     project.write("agent.env", env);
-    let trigger = project
-        .loopy(&["trigger", "--json", "--event", "Go", "--field", "text=hi"])
-        .env("DOCKER_HOST", &host());
-    let document = json(&trigger.assert().code(0));
+    project
+}
+
+fn trigger(project: &Project) -> Loopy<'_> {
+    let arguments = ["trigger", "--json", "--event", "Go", "--field", "text=hi"];
+    project.loopy(&arguments).env("DOCKER_HOST", &host())
+}
+
+/// Works the step to its end: what it put out, and what `.loopy` lists of its calls.
+fn work(agent: &str, image: &str, env: &str) -> (Value, Vec<Value>) {
+    let project = project(agent, image, env);
+    let document = json(&trigger(&project).assert().code(0));
     let step = &document["runs"][0]["steps"]["only"];
     let output = step["output"].clone();
     assert!(output.is_object(), "{document:#}");
@@ -132,6 +139,32 @@ fn claude_code_asks_its_model_without_a_key() {
         .iter()
         .map(|request| (request.headers["x-api-key"].as_str(), &request.body));
     check(seen, KEY);
+}
+
+#[test]
+fn claude_code_ends_at_a_cap_that_only_the_proxy_counts() {
+    let image = image_with("claude", "LOOPY_TEST_CLAUDE");
+    let text = vec![Block::text("Not yet.")];
+    let api = ModelApi::start(Script::of([text])).unwrap();
+    let env = format!(
+        "ANTHROPIC_API_KEY={KEY}\nANTHROPIC_BASE_URL={}\n",
+        api.url()
+    );
+    let agent = "harness: claude-code, model: claude-sonnet-4-6";
+    let project = project(agent, &image, &env);
+    // The tool has a price of its own, by which it could go on for long.
+    project.replace(
+        "registry.yml",
+        "gate/some-model: { input: 3, output: 15 }",
+        "claude-sonnet-4-6: { input: 30000, output: 30000 }",
+    );
+    let document = json(&trigger(&project).assert().failure());
+    let told = document["runs"][0].to_string();
+    assert!(
+        told.contains("the step may spend $1 and has spent $3.6"),
+        "{document:#}"
+    );
+    assert_eq!(api.messages().len(), 1);
 }
 
 fn ask_openai(agent: &str, image: &str, command: Reply, variables: &str) {
