@@ -32,6 +32,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long one call of `launch` waits for a mirror that is being made.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long launches wait in all for a mirror that only shallow clones need: it has the
+/// whole history, which they can do without.
+const SHALLOW_PATIENCE: Duration = Duration::from_secs(120);
 /// When to look again at one that takes longer.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// How old the last fetch may be.
@@ -66,13 +69,21 @@ struct Shared {
     path: String,
     secrets: Arc<dyn Secrets>,
     /// Those that are being made or fetched, until the sender is gone.
-    under_way: Mutex<BTreeMap<PathBuf, watch::Receiver<()>>>,
+    under_way: Mutex<BTreeMap<PathBuf, UnderWay>>,
     /// When it went wrong with which.
     failed: Mutex<BTreeMap<PathBuf, Instant>>,
     /// Launches that wait for a mirror, by client token.
     waiting: Mutex<BTreeSet<String>>,
     /// Keeps apart what is made at the same time.
     made: AtomicU64,
+}
+
+/// Work on a mirror.
+#[derive(Clone)]
+struct UnderWay {
+    begun: Instant,
+    /// Closed when it is over.
+    over: watch::Receiver<()>,
 }
 
 impl fmt::Debug for Mirrors {
@@ -163,9 +174,6 @@ impl Mirrors {
 
     /// Sees to the mirrors of a sandbox. Gives when to look again, as long as one that
     /// the launch needs is being made.
-    ///
-    /// Of a repository with a `depth` nobody wants the history fetched: its clones use a
-    /// mirror that is there, and none is made for them.
     pub(crate) async fn prepare(&self, spec: &LaunchSpec) -> Option<Duration> {
         let sandbox = &spec.sandbox;
         let folder = self.folder(sandbox);
@@ -177,22 +185,18 @@ impl Mirrors {
             if there {
                 note_use(&mirror);
             }
-            let needed = if there {
-                !is_fresh(&mirror)
-            } else {
-                repo.depth.is_none()
-            };
-            if !needed || self.failed_lately(&mirror) {
+            if is_fresh(&mirror) && there || self.failed_lately(&mirror) {
                 continue;
             }
-            let over = self.begin(Job {
+            let work = self.begin(Job {
                 url,
                 mirror,
                 name: spec.name.clone(),
                 sandbox: sandbox.clone(),
             });
-            if !there {
-                making.push(over);
+            let waits = repo.depth.is_none() || work.begun.elapsed() < SHALLOW_PATIENCE;
+            if !there && waits {
+                making.push(work.over);
             }
         }
         let until = Instant::now() + PATIENCE;
@@ -213,14 +217,18 @@ impl Mirrors {
     }
 
     /// Has the work done, once for all who ask.
-    fn begin(&self, job: Job) -> watch::Receiver<()> {
+    fn begin(&self, job: Job) -> UnderWay {
         let mut under_way = lock(&self.shared.under_way);
-        under_way.retain(|_, over| over.has_changed().is_ok());
-        if let Some(over) = under_way.get(&job.mirror) {
-            return over.clone();
+        under_way.retain(|_, work| work.over.has_changed().is_ok());
+        if let Some(work) = under_way.get(&job.mirror) {
+            return work.clone();
         }
         let (working, over) = watch::channel(());
-        under_way.insert(job.mirror.clone(), over.clone());
+        let work = UnderWay {
+            begun: Instant::now(),
+            over,
+        };
+        under_way.insert(job.mirror.clone(), work.clone());
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let done = timeout(LONGEST, shared.work(&job)).await;
@@ -233,7 +241,7 @@ impl Mirrors {
             }
             drop(working);
         });
-        over
+        work
     }
 }
 
@@ -497,6 +505,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use loopy_contract::manifest::{Harness, ModelKeys};
+    use loopy_engine::ports::Allowance;
 
     fn repo(url: &str) -> Repo {
         Repo {
@@ -541,5 +551,79 @@ mod tests {
         left.sort();
         let names = ["held.git", "held.lock", "new.git", "new.lock"];
         assert_eq!(left, names.map(|name| family.join(name)));
+    }
+
+    struct NoSecrets;
+
+    #[async_trait::async_trait]
+    impl Secrets for NoSecrets {
+        async fn sandbox_env(
+            &self,
+            _name: &str,
+            _sandbox: &Sandbox,
+        ) -> Result<BTreeMap<String, String>, PortError> {
+            Ok(BTreeMap::new())
+        }
+
+        async fn webhook_secrets(&self, _variable: &str) -> Result<Vec<String>, PortError> {
+            Ok(Vec::new())
+        }
+
+        async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError> {
+            Ok(BTreeMap::new())
+        }
+
+        async fn token_key(&self) -> Result<Vec<u8>, PortError> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// How long launches wait for a mirror that is never done.
+    async fn waited(depth: Option<u32>, at_most: Duration) -> Duration {
+        let place = tempfile::tempdir().unwrap();
+        let git = place.path().join("git");
+        fs::write(&git, "#!/bin/sh\nexec /bin/sleep 600\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&git, mode).unwrap();
+        let path = place.path().to_str().unwrap().to_owned();
+        let mirrors = Mirrors::new(place.path().join("mirrors"), path, Arc::new(NoSecrets));
+        let spec = LaunchSpec {
+            run: "r-1".into(),
+            step: "s".into(),
+            attempt: 1,
+            client_token: "t".into(),
+            name: "Box".into(),
+            sandbox: Sandbox {
+                provider: "local".into(),
+                image: BTreeMap::new(),
+                network: Vec::new(),
+                env_file: Vec::new(),
+                repos: vec![Repo {
+                    depth,
+                    ..repo("file:///nowhere")
+                }],
+                model_keys: ModelKeys::default(),
+            },
+            token: "secret".into(),
+            time_limit: Duration::from_secs(60),
+            harness: Harness::Command,
+            allowance: Allowance::default(),
+        };
+        let begun = Instant::now();
+        while let Some(wait) = mirrors.prepare(&spec).await {
+            assert!(mirrors.awaited_by("t"));
+            if begun.elapsed() > at_most {
+                break;
+            }
+            sleep(wait).await;
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_launch_goes_on_without_a_history_that_takes_long() {
+        let longer = SHALLOW_PATIENCE * 3;
+        assert!(waited(Some(1), longer).await < SHALLOW_PATIENCE * 2);
+        assert!(waited(None, longer).await > longer, "this one needs it");
     }
 }

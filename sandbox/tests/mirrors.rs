@@ -88,6 +88,7 @@ impl World {
                 "mkdir repos && git init -q -b main work && cd work
                  git config user.email t@example.com && git config user.name t
                  head -c {LARGE} /dev/urandom > large && git add large && git commit -qm 1
+                 git commit -qm 2 --allow-empty
                  git clone -q --bare . ../repos/origin.git"
             ),
         );
@@ -214,6 +215,11 @@ fn make_stale(mirror: &Path) {
     fetched.set_modified(hour_ago).unwrap();
 }
 
+fn is_fresh(mirror: &Path) -> bool {
+    let fetched = fs::metadata(mirror.with_extension("fetched")).unwrap();
+    fetched.modified().unwrap().elapsed().unwrap() < Duration::from_secs(60)
+}
+
 fn head(mirror: &Path) -> String {
     shell(mirror, "git --git-dir=. rev-parse refs/heads/main")
 }
@@ -244,6 +250,7 @@ async fn an_old_mirror_is_fetched_beside_the_work() {
     make_stale(&mirror);
     world.launch(&providers, &world.spec("second")).await;
     until("the fetch", || head(&mirror) == new).await;
+    until("its end", || is_fresh(&mirror)).await;
     assert!(world.host.sent() < 5_000, "only what is new");
     // A branch that goes, goes here too.
     shell(
@@ -376,14 +383,12 @@ async fn a_launch_is_pending_while_its_mirror_is_made() {
 }
 
 #[tokio::test]
-async fn a_shallow_clone_uses_a_mirror_and_causes_none() {
+async fn shallow_clones_have_a_mirror_too() {
     let world = World::new(None);
     let providers = world.providers(world.mirrors(PLAIN_PATH));
     let mut shallow = world.spec("shallow");
     shallow.sandbox.repos[0].depth = Some(1);
-    assert_eq!(world.launch(&providers, &shallow).await, None);
-    assert_eq!(world.host.sent(), 0);
-    let found = world.launch(&providers, &world.spec("whole")).await;
-    shallow.client_token = "again".into();
-    assert_eq!(world.launch(&providers, &shallow).await, found);
+    let mirror = world.mirror(world.launch(&providers, &shallow).await);
+    let count = "git --git-dir=. rev-list --count main";
+    assert_eq!(shell(&mirror, count), "2", "with the whole history");
 }
