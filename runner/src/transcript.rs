@@ -1,5 +1,6 @@
 //! What happened in an attempt, a line of JSON each: kept until it is sent, secrets
-//! taken out, and bounded.
+//! taken out, and bounded. What the engine does not take as fast as it comes waits in a
+//! file, so that the runner stays small.
 //!
 //! `{"ms": 1200, "from": "claude-code", "event": {…}}` is an event of a tool as it
 //! wrote it, `{"ms": 80, "from": "stdout", "text": "…"}` a line of plain text. `ms`
@@ -9,10 +10,19 @@ use crate::redact::{Redactor, head};
 use loopy_contract::report::{MAX_TRANSCRIPT_BYTES, MAX_TRANSCRIPT_PART};
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use tokio::time::Instant;
 
 /// Bytes of one line; what is longer is cut and is text then.
 const LONGEST_LINE: usize = 64 * 1024;
+
+/// Bytes that wait in memory, about.
+const IN_MEMORY: usize = 512 * 1024;
+/// Bytes that are written to the file at once, at least.
+const BLOCK: usize = 64 * 1024;
 
 /// The transcript of one attempt.
 pub(crate) struct Transcript<'a> {
@@ -25,9 +35,119 @@ pub(crate) struct Transcript<'a> {
 struct Unsent {
     /// Bytes that were sent, or will never be.
     offset: u64,
+    /// What is next.
     text: String,
+    /// What comes after it.
+    file: Option<Spill>,
     /// Nothing more is taken.
     full: bool,
+}
+
+impl Unsent {
+    /// Bytes that wait.
+    fn len(&self) -> u64 {
+        let later = self.file.as_ref().map_or(0, Spill::len);
+        self.text.len() as u64 + later
+    }
+
+    /// Adds a line.
+    fn push(&mut self, line: &str) {
+        let spilled = self.file.as_ref().is_some_and(|file| file.len() > 0);
+        if !spilled && self.text.len() < IN_MEMORY {
+            self.text.push_str(line);
+            return;
+        }
+        if self.file.is_none() {
+            match Spill::new() {
+                Ok(file) => self.file = Some(file),
+                // Then it waits in memory.
+                Err(error) => tracing::warn!("no file for the transcript: {error}"),
+            }
+        }
+        let file = self.file.as_mut();
+        match file.map_or(Ok(false), |file| file.push(line).map(|()| true)) {
+            Ok(true) => {}
+            Ok(false) => self.text.push_str(line),
+            Err(error) => {
+                tracing::warn!("the transcript ends, it cannot be kept: {error}");
+                self.full = true;
+            }
+        }
+    }
+
+    /// Takes lines from the file when memory holds too few for a part.
+    fn refill(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        while self.text.len() < MAX_TRANSCRIPT_PART && file.len() > 0 {
+            match file.pop() {
+                Ok(lines) => self.text.push_str(&lines),
+                Err(error) => {
+                    tracing::warn!("the rest of the transcript is lost: {error}");
+                    self.file = None;
+                    self.full = true;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Lines in a file that nobody else sees.
+struct Spill {
+    file: File,
+    /// Where the next block begins.
+    from: u64,
+    /// Where the last one ends.
+    to: u64,
+    /// Bytes of each block between them: whole lines.
+    blocks: VecDeque<usize>,
+    /// The lines after them.
+    last: String,
+}
+
+impl Spill {
+    fn new() -> io::Result<Self> {
+        let name = format!("loopy-transcript-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut options = File::options();
+        let options = options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path)?;
+        // It goes when it is closed, however this process ends.
+        std::fs::remove_file(&path)?;
+        Ok(Self {
+            file,
+            from: 0,
+            to: 0,
+            blocks: VecDeque::new(),
+            last: String::new(),
+        })
+    }
+
+    fn len(&self) -> u64 {
+        self.to - self.from + self.last.len() as u64
+    }
+
+    fn push(&mut self, line: &str) -> io::Result<()> {
+        self.last.push_str(line);
+        if self.last.len() >= BLOCK {
+            self.file.write_all_at(self.last.as_bytes(), self.to)?;
+            self.to += self.last.len() as u64;
+            self.blocks.push_back(self.last.len());
+            self.last.clear();
+        }
+        Ok(())
+    }
+
+    /// The next lines, none when there are none.
+    fn pop(&mut self) -> io::Result<String> {
+        let Some(length) = self.blocks.pop_front() else {
+            return Ok(std::mem::take(&mut self.last));
+        };
+        let mut block = vec![0; length];
+        self.file.read_exact_at(&mut block, self.from)?;
+        self.from += length as u64;
+        String::from_utf8(block).map_err(io::Error::other)
+    }
 }
 
 impl<'a> Transcript<'a> {
@@ -77,22 +197,21 @@ impl<'a> Transcript<'a> {
             return;
         }
         let line = self.redactor.clean(&line.to_string());
-        let so_far = unsent.offset + unsent.text.len() as u64;
+        let so_far = unsent.offset + unsent.len();
         if so_far + line.len() as u64 > MAX_TRANSCRIPT_BYTES {
-            unsent.full = true;
             let said = format!("the transcript ends here, at {MAX_TRANSCRIPT_BYTES} bytes");
-            unsent
-                .text
-                .push_str(&json!({ "ms": self.ms(), "from": "loopy", "text": said }).to_string());
+            let line = json!({ "ms": self.ms(), "from": "loopy", "text": said });
+            unsent.push(&format!("{line}\n"));
+            unsent.full = true;
         } else {
-            unsent.text.push_str(&line);
+            unsent.push(&format!("{line}\n"));
         }
-        unsent.text.push('\n');
     }
 
     /// What is to be sent next, whole lines, and where it belongs.
     pub(crate) fn next(&self) -> Option<(u64, String)> {
-        let unsent = self.unsent.borrow();
+        let mut unsent = self.unsent.borrow_mut();
+        unsent.refill();
         if unsent.text.is_empty() {
             return None;
         }
@@ -144,6 +263,39 @@ mod tests {
         assert_eq!(transcript.next(), None);
         transcript.text("stdout", "more");
         assert_eq!(transcript.next().unwrap().0, text.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn what_waits_in_the_file_comes_out_in_order() {
+        let redactor = Redactor::new([]);
+        let transcript = Transcript::new(&redactor);
+        let (mut put, mut got) = (0, Vec::new());
+        let mut take = |transcript: &Transcript<'_>| {
+            let (_, text) = transcript.next()?;
+            transcript.sent(text.len());
+            got.extend(text.lines().map(|line| {
+                let line: Value = serde_json::from_str(line).unwrap();
+                line["text"].as_str().unwrap().len()
+            }));
+            Some(())
+        };
+        // Lines of all lengths, taken more slowly than they come.
+        for round in 1..=40 {
+            for _ in 0..100 {
+                put += 1;
+                transcript.text("stdout", &"x".repeat(put * 1009 % 2999 + 1));
+            }
+            if round % 4 == 0 {
+                take(&transcript).unwrap();
+            }
+            let unsent = transcript.unsent.borrow();
+            assert!(unsent.text.len() < IN_MEMORY + MAX_TRANSCRIPT_PART);
+            let spilled = unsent.file.as_ref().map_or(0, Spill::len);
+            assert!(round < 10 || spilled > 0, "round {round}");
+        }
+        while take(&transcript).is_some() {}
+        let expected: Vec<usize> = (1..=put).map(|n| n * 1009 % 2999 + 1).collect();
+        assert_eq!(got, expected);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod functions;
 mod handoff;
 mod load;
 mod lsp;
+mod memory;
 mod peers;
 mod sandboxes;
 

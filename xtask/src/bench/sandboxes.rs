@@ -1,9 +1,10 @@
 //! What a sandbox costs a step: a `command` step that does nothing, as a process of
 //! this machine and in a container of an image that is there already. Beside each
-//! stands the bare thing that it cannot do without, and its limit.
+//! stands the bare thing that it cannot do without, and its limit. And what the runner
+//! takes of memory.
 
 use super::handoff::{Chain, answer, write_project};
-use super::{loopy, median, ms, percentile, print_table};
+use super::{loopy, median, memory, ms, percentile, print_table};
 use crate::docker::{Docker, IMAGE};
 use crate::error::Error;
 use crate::process;
@@ -81,7 +82,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<(), Error> {
         ],
         &rows,
     );
-    Ok(())
+    memory::run(workspace, &loopy, folder.path())
 }
 
 /// How long each step took, from its start to its success. The first run warms up.
