@@ -29,8 +29,11 @@ pub(super) fn run(workspace: &Workspace, loopy: &Path, folder: &Path) -> Result<
     let runner = workspace.target.join("release/loopy-runner");
     let mut rows = Vec::new();
     for (what, script) in [
-        ("nothing", "true"),
-        ("8 MB printed", "seq 1 1120000"),
+        ("nothing", r#"echo '{"text": ""}' > "$LOOPY_OUTPUT""#),
+        (
+            "8 MB printed",
+            r#"seq 1 1120000; echo '{"text": ""}' > "$LOOPY_OUTPUT""#,
+        ),
         (
             "a result of 200 KB",
             r#"printf '{"text":"%s"}' "$(head -c 200000 /dev/zero | tr '\0' x)" > "$LOOPY_OUTPUT""#,
@@ -96,7 +99,7 @@ fn peak(mut command: Command, script: &str, workspace: &Path) -> Result<Peak, Er
         "protocol": 1, "run": "r-1", "workflow": "w", "step": "s", "attempt": 1,
         "harness": "command", "model": null, "tools": [], "body": script, "refs": [],
         "values": {}, "untrusted": [], "emits": {}, "env": {}, "repos": [], "skills": {},
-        "output": { "fields": { "text": { "type": "string" } }, "optional": ["text"] },
+        "output": { "fields": { "text": { "type": "string" } } },
         "seconds": 60, "usd": null, "turns": null, "heartbeat_seconds": 5,
         "transcript_seconds": 1, "last_failure": null,
     });
