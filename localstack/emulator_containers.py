@@ -185,6 +185,7 @@ def mend_builds(endpoint: str, docker_host: str, tools: str) -> None:
                 "DOCKER_HOST": docker_host,
                 "AWS_ENDPOINT_URL": endpoint,
                 "AWS_REGION": region,
+                "AWS_DEFAULT_REGION": region,
                 "AWS_ACCESS_KEY_ID": account,
                 "AWS_SECRET_ACCESS_KEY": "test",
             }

@@ -45,7 +45,7 @@ pub(crate) const LIMIT_KEYS: [&str; 4] = ["cascade_spend", "cascade", "day", "wo
 pub(crate) const PRICE_KEYS: [&str; 3] = ["input", "cached", "output"];
 pub(crate) const CAP_KEYS: [&str; 2] = ["spend", "runs"];
 pub(crate) const REPO_KEYS: [&str; 4] = ["url", "ref", "path", "depth"];
-pub(crate) const IMAGE_KEYS: [&str; 13] = [
+pub(crate) const IMAGE_KEYS: [&str; 16] = [
     "debian_slim",
     "base",
     "dockerfile",
@@ -59,6 +59,9 @@ pub(crate) const IMAGE_KEYS: [&str; 13] = [
     "user",
     "entrypoint",
     "cmd",
+    "cpu",
+    "memory",
+    "disk",
 ];
 
 /// A registered thing and where it is registered.

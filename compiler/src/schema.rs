@@ -248,6 +248,9 @@ fn image_value(key: &str) -> Option<Value> {
         "user" => "The user who works in it.",
         "entrypoint" => "The entry point.",
         "cmd" => "The command.",
+        "cpu" => "Cores, where the provider can give so many.",
+        "memory" => "Memory, in GB.",
+        "disk" => "Disk, in GB.",
         _ => return None,
     };
     Some(json!({"description": what}))

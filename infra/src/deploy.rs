@@ -115,9 +115,9 @@ impl DeployError {
                 "mend the cause, run `loopy destroy --stack {stack}`, then deploy again"
             )),
             Self::Failed { .. } => Some("mend the cause, then deploy again".to_owned()),
-            Self::Image { .. } => Some(
-                "mend the cause, then deploy again; --images says who builds it".to_owned(),
-            ),
+            Self::Image { .. } => {
+                Some("mend the cause, then deploy again; --images says who builds it".to_owned())
+            }
             Self::Secrets(_) => Some("mend the cause, then deploy again".to_owned()),
             _ => None,
         }

@@ -5,8 +5,6 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::thread::sleep;
-use std::time::Duration;
 
 /// What `cargo xtask test` has put into the engine.
 pub(crate) const IMAGE: &str = "loopy-test:1";
@@ -36,8 +34,14 @@ fn project(sandbox: &str, steps: &[(&str, &str, &str)]) -> Project {
 
 /// The names of the project's containers.
 fn containers(project: &Project) -> Vec<String> {
+    containers_that_are(project, &["created", "running", "paused", "exited", "dead"])
+}
+
+/// The names of those with one of these states.
+fn containers_that_are(project: &Project, states: &[&str]) -> Vec<String> {
     let state = project.path().canonicalize().unwrap().join(".loopy");
-    let filters = json!({"label": [format!("loopy.project={}", state.display())]}).to_string();
+    let label = format!("loopy.project={}", state.display());
+    let filters = json!({"label": [label], "status": states}).to_string();
     let encoded: String = filters.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let body = ask("GET", &format!("/containers/json?all=1&filters={encoded}"));
     let found: Vec<Value> = serde_json::from_str(&body).unwrap();
@@ -113,9 +117,9 @@ fn a_container_outlives_the_command_that_was_killed_and_reports_to_the_next() {
     );
     let trigger = project.loopy(&TRIGGER).env("DOCKER_HOST", &host()).spawn();
     until("the container", || {
-        (!containers(&project).is_empty()).then_some(())
+        let at_work = containers_that_are(&project, &["running"]);
+        (!at_work.is_empty()).then_some(())
     });
-    sleep(Duration::from_millis(700));
     trigger.kill();
     let before = containers(&project);
     assert_eq!(before.len(), 1);

@@ -140,6 +140,9 @@ static IMAGE: Order = map(&[
     ("user", &FREE),
     ("entrypoint", &FREE),
     ("cmd", &FREE),
+    ("cpu", &FREE),
+    ("memory", &FREE),
+    ("disk", &FREE),
 ]);
 static REPOS: Order = each(&REPO);
 static REPO: Order = map(&[

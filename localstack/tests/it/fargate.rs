@@ -71,12 +71,12 @@ fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(file, text).unwrap();
 }
 
-/// The engine's containers of a cluster's tasks, ended ones too.
+/// The engine's containers in which a task of the cluster works.
 fn containers(cluster: &str) -> Vec<String> {
     let label = format!("label=com.amazonaws.ecs.cluster={cluster}");
     let output = Command::new("docker")
         .args(["--host", &prepared("LOOPY_TEST_DOCKER").unwrap()])
-        .args(["ps", "--all", "--quiet", "--filter", &label])
+        .args(["ps", "--quiet", "--filter", &label])
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -84,8 +84,10 @@ fn containers(cluster: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-async fn go(url: &str) {
-    let post = reqwest::Client::new().post(url).body(r#"{"note": "now"}"#);
+/// Two with the same note would be one delivery.
+async fn go(url: &str, note: &str) {
+    let body = json!({ "note": note }).to_string();
+    let post = reqwest::Client::new().post(url).body(body);
     assert_eq!(post.send().await.unwrap().status(), 202);
 }
 
@@ -135,7 +137,7 @@ async fn steps_work_in_tasks_of_the_account() {
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     let url = answer["webhooks"]["go"].as_str().unwrap();
 
-    go(url).await;
+    go(url, "first").await;
     let look = over(&deployed, "look", 1).await;
     assert_eq!(
         look["steps"]["look"]["output"],
@@ -216,7 +218,7 @@ async fn steps_work_in_tasks_of_the_account() {
         said.contains("building the image of Box with the account"),
         "{said}"
     );
-    go(url).await;
+    go(url, "second").await;
     let look = over(&deployed, "look", 2).await;
     assert_eq!(
         look["steps"]["look"]["output"]["tool"], "second",
