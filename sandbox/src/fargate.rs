@@ -3,19 +3,14 @@
 //! part of the home on AWS.
 
 use crate::egress::Allowed;
-use crate::image::{Built, KEYS, build, run};
+use crate::image::{Built, NOBODY, build_for_runner, run};
 use loopy_contract::manifest::Sandbox;
-use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// The folder with the runner, the home and, unless the registry says otherwise, the
 /// workspace.
 const FOLDER: &str = "/loopy";
-/// The Python of the image that is taken when the registry asks for none.
-const DEFAULT_PYTHON: &str = "3.12";
-/// A user that nearly every image knows, and that owns nothing: nobody.
-const NOBODY: &str = "65534:65534";
 /// The file of the build's context that holds the runner.
 pub const RUNNER: &str = "loopy-runner";
 
@@ -57,26 +52,7 @@ impl Task {
     /// # Errors
     /// A sentence that names the key.
     pub fn of(sandbox: &Sandbox) -> Result<Self, String> {
-        for key in sandbox.image.keys() {
-            let why = match key.as_str() {
-                "dockerfile" | "pip_requirements" => {
-                    "names a file of the project, which this version doesn't send to a build; write it out with \
-                     `base`, `apt`, `pip` and `run`, or build the image yourself and name it with `base`"
-                }
-                "snapshot" => "names a snapshot of Daytona; name an image with `base`",
-                "entrypoint" | "cmd" => {
-                    "has no effect in a fargate sandbox, whose program is Loopy's runner; leave it out"
-                }
-                known if KEYS.contains(&known) => continue,
-                _ => "is not known to fargate sandboxes",
-            };
-            return Err(format!("`image.{key}` {why}"));
-        }
-        let mut asked = sandbox.image.clone();
-        if !asked.contains_key("base") && !asked.contains_key("debian_slim") {
-            asked.insert("debian_slim".to_owned(), json!(DEFAULT_PYTHON));
-        }
-        let built = build(&asked)?;
+        let built = build_for_runner(&sandbox.image, crate::FARGATE, |_| None)?;
         let (cpu, memory) = size(built.cpu, built.memory)?;
         let reach = match sandbox.network.as_slice() {
             [] => None,
@@ -174,7 +150,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use loopy_contract::manifest::ModelKeys;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     fn task(image: Value, network: &[&str]) -> Result<Task, String> {
         Task::of(&Sandbox {

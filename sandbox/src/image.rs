@@ -39,6 +39,53 @@ pub(crate) const KEYS: [&str; 13] = [
     "workdir",
 ];
 
+/// The Python of the image that is taken when the registry asks for none.
+const DEFAULT_PYTHON: &str = "3.12";
+/// A user that nearly every image knows, and that owns nothing: nobody.
+pub(crate) const NOBODY: &str = "65534:65534";
+
+/// The Dockerfile of a provider whose images have Loopy's runner for their program.
+/// `more` says why it refuses a key beside those that no such provider takes. Without
+/// an image to begin with, it is Python's.
+pub(crate) fn build_for_runner(
+    image: &BTreeMap<String, Value>,
+    provider: &str,
+    more: impl Fn(&str) -> Option<&'static str>,
+) -> Result<Built, String> {
+    for key in image.keys() {
+        let why = match key.as_str() {
+            "dockerfile" | "pip_requirements" => Some(
+                "names a file of the project, which this version doesn't send to a build; write it out with \
+                 `base`, `apt`, `pip` and `run`, or build the image yourself and name it with `base`",
+            ),
+            "snapshot" => Some("names a snapshot of Daytona; name an image with `base`"),
+            "entrypoint" | "cmd" => {
+                Some("has no effect where the program is Loopy's runner; leave it out")
+            }
+            key => more(key),
+        };
+        if let Some(why) = why {
+            return Err(format!("`image.{key}` {why}"));
+        }
+        if !KEYS.contains(&key.as_str()) {
+            let known = |key: &&&str| !["entrypoint", "cmd"].contains(*key) && more(key).is_none();
+            return Err(format!(
+                "`image.{key}` is not known to {provider} sandboxes; known are {}",
+                KEYS.iter()
+                    .filter(known)
+                    .copied()
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ));
+        }
+    }
+    let mut asked = image.clone();
+    if !asked.contains_key("base") && !asked.contains_key("debian_slim") {
+        asked.insert("debian_slim".to_owned(), Value::from(DEFAULT_PYTHON));
+    }
+    build(&asked)
+}
+
 /// The Dockerfile that the keys ask for. The error is a sentence that names the key.
 pub(crate) fn build(image: &BTreeMap<String, Value>) -> Result<Built, String> {
     let from = match (image.get("base"), image.get("debian_slim")) {

@@ -1,17 +1,13 @@
 //! The `image` of a docker sandbox: an image as it is, or one to build, and how
 //! much of the machine goes with it.
 
-use crate::image::{Built, KEYS, build, run};
-use serde_json::{Value, json};
+use crate::image::{Built, NOBODY, build_for_runner, run};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// The Python of the image that is taken when the registry asks for none.
-const DEFAULT_PYTHON: &str = "3.12";
 /// Where images that were built are kept.
 const REPOSITORY: &str = "loopy-sandbox";
-/// A user that nearly every image knows, and that owns nothing: nobody.
-const NOBODY: &str = "65534:65534";
 
 /// What a sandbox is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,35 +28,6 @@ pub(super) struct Image {
 
 /// Reads the `image` map. The error is a sentence that names the key.
 pub(super) fn read(image: &BTreeMap<String, Value>) -> Result<Image, String> {
-    for key in image.keys() {
-        let why = match key.as_str() {
-            "dockerfile" | "pip_requirements" => {
-                "names a file of the project, which this version doesn't send to the engine; write it out with \
-                 `base`, `apt`, `pip` and `run`, or build the image yourself and name it with `base`"
-            }
-            "snapshot" => "names a snapshot of Daytona; name an image with `base`",
-            "entrypoint" | "cmd" => {
-                "has no effect in a docker sandbox, whose program is Loopy's runner; leave it out"
-            }
-            "disk" => "can't be enforced by the engine; leave it out",
-            known if KEYS.contains(&known) => continue,
-            _ => {
-                return Err(format!(
-                    "`image.{key}` is not known to docker sandboxes; known are {}",
-                    KEYS.iter()
-                        .filter(|key| !["entrypoint", "cmd", "disk"].contains(key))
-                        .copied()
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                ));
-            }
-        };
-        return Err(format!("`image.{key}` {why}"));
-    }
-    let mut asked = image.clone();
-    if !asked.contains_key("base") && !asked.contains_key("debian_slim") {
-        asked.insert("debian_slim".to_owned(), json!(DEFAULT_PYTHON));
-    }
     let Built {
         mut dockerfile,
         workdir,
@@ -68,7 +35,9 @@ pub(super) fn read(image: &BTreeMap<String, Value>) -> Result<Image, String> {
         cpu,
         memory,
         disk: _,
-    } = build(&asked)?;
+    } = build_for_runner(image, "docker", |key| {
+        (key == "disk").then_some("can't be enforced by the engine; leave it out")
+    })?;
     if let (Some(directory), None) = (&workdir, &user) {
         // A volume lies over it, which takes its mode from here.
         dockerfile.push_str(&format!(
@@ -104,6 +73,7 @@ pub(super) fn read(image: &BTreeMap<String, Value>) -> Result<Image, String> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use serde_json::json;
 
     fn image(value: Value) -> Result<Image, String> {
         read(&serde_json::from_value(value).unwrap())
