@@ -410,30 +410,19 @@ impl Deployment {
         &self.images
     }
 
-    /// The outputs of the stack as it stands; none while there is no stack.
-    pub(crate) async fn outputs(&self) -> Result<BTreeMap<String, String>, DeployError> {
+    /// The outputs of the stack as it stands, none while there is no stack, and the
+    /// bucket with its assets.
+    pub(crate) async fn standing(&self) -> Result<(BTreeMap<String, String>, String), DeployError> {
         let described = self.describe().await?;
-        Ok(described.as_ref().map(outputs).unwrap_or_default())
-    }
-
-    /// Puts an asset into the stack's bucket; gives back where it is, as
-    /// `bucket/key`.
-    pub(crate) async fn upload(
-        &self,
-        asset: &Asset,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<String, DeployError> {
-        let current = self.describe().await?;
-        let bucket = self.bucket_of(current.as_ref());
-        self.bucket(&bucket).upload(asset, progress).await?;
-        Ok(format!("{bucket}/{}", asset.key))
+        let outputs = described.as_ref().map(outputs).unwrap_or_default();
+        Ok((outputs, self.bucket_of(described.as_ref())))
     }
 
     async fn describe(&self) -> Result<Option<Described>, DeployError> {
         describe(&self.client, &self.stack).await
     }
 
-    fn bucket<'a>(&'a self, name: &'a str) -> Bucket<'a> {
+    pub(crate) fn bucket<'a>(&'a self, name: &'a str) -> Bucket<'a> {
         Bucket {
             client: &self.s3,
             name,

@@ -2,10 +2,9 @@
 //! Docker engine of this machine, or by the stack's own project in the account. A tag
 //! is the hash of what an image is made from, so one that is there is never made again.
 
-use crate::deploy::{DeployError, Deployment};
+use crate::assets::Bucket;
 use crate::events::{Progress, explain};
-use crate::stack::fargate::{BUILD, IMAGES};
-use crate::stack::{Architecture, Image, Stack};
+use crate::stack::{Architecture, Image};
 use aws_config::SdkConfig;
 use aws_sdk_codebuild::types::{
     EnvironmentVariable, EnvironmentVariableType, SourceType, StatusType,
@@ -51,47 +50,26 @@ impl Clients {
     }
 }
 
-impl Deployment {
-    /// Sees to it that the stack's repository has the images, where the stack has a
-    /// repository: called before a change, so that nothing is launched from an image
-    /// that is still to be made, and after it, as a new stack has none before.
-    ///
-    /// # Errors
-    /// [`DeployError::Image`] names the sandboxes whose image cannot be had.
-    pub async fn publish_images(
-        &self,
-        stack: &Stack,
-        builder: &Builder,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<(), DeployError> {
-        if stack.images.is_empty() {
-            return Ok(());
-        }
-        let outputs = self.outputs().await?;
-        let (Some(repository), Some(project)) = (outputs.get(IMAGES), outputs.get(BUILD)) else {
-            return Ok(());
-        };
-        for image in &stack.images {
-            let made = self
-                .publish(image, repository, project, builder, progress)
-                .await;
-            made.map_err(|why| DeployError::Image {
-                sandboxes: image.sandboxes.join(", "),
-                why,
-            })?;
-        }
-        Ok(())
-    }
+/// The repository of a stack, and how images come into it.
+pub(crate) struct Repository<'a> {
+    pub(crate) clients: &'a Clients,
+    /// Where the project finds what it builds.
+    pub(crate) bucket: Bucket<'a>,
+    /// Its URI.
+    pub(crate) uri: &'a str,
+    /// The project that builds images in the account.
+    pub(crate) project: &'a str,
+}
 
-    async fn publish(
+impl Repository<'_> {
+    /// Sees to it that it has the image. The error is a sentence.
+    pub(crate) async fn publish(
         &self,
         image: &Image,
-        repository: &str,
-        project: &str,
         builder: &Builder,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), String> {
-        if self.has_image(repository, &image.tag).await? {
+        if self.has_image(&image.tag).await? {
             return Ok(());
         }
         let sandboxes = image.sandboxes.join(", ");
@@ -105,8 +83,8 @@ impl Deployment {
                     Architecture::X86_64 => "linux/amd64",
                     Architecture::Arm64 => "linux/arm64",
                 };
-                let login = self.login(repository).await?;
-                let reference = format!("{repository}:{}", image.tag);
+                let login = self.login().await?;
+                let reference = format!("{}:{}", self.uri, image.tag);
                 docker
                     .publish(
                         &reference,
@@ -117,24 +95,23 @@ impl Deployment {
                     )
                     .await?;
             }
-            Builder::Account => self.build(image, project, progress).await?,
+            Builder::Account => self.build(image, progress).await?,
         }
-        if !self.has_image(repository, &image.tag).await? {
+        if !self.has_image(&image.tag).await? {
             return Err(format!(
-                "it was built, and {repository} has no image {}",
-                image.tag
+                "it was built, and {} has no image {}",
+                self.uri, image.tag
             ));
         }
         progress(Progress::ImagePushed { sandboxes });
         Ok(())
     }
 
-    async fn has_image(&self, repository: &str, tag: &str) -> Result<bool, String> {
-        let name = repository
-            .split_once('/')
-            .map_or(repository, |(_, name)| name);
+    async fn has_image(&self, tag: &str) -> Result<bool, String> {
+        let uri = self.uri;
+        let name = uri.split_once('/').map_or(uri, |(_, name)| name);
         let found = self
-            .images()
+            .clients
             .ecr
             .describe_images()
             .repository_name(name)
@@ -150,17 +127,15 @@ impl Deployment {
             {
                 Ok(false)
             }
-            Err(error) => Err(format!(
-                "cannot look into {repository}: {}",
-                explain(&error)
-            )),
+            Err(error) => Err(format!("cannot look into {uri}: {}", explain(&error))),
         }
     }
 
-    async fn login(&self, repository: &str) -> Result<Login, String> {
-        let failed = |why: String| format!("cannot log in to {repository}: {why}");
+    async fn login(&self) -> Result<Login, String> {
+        let uri = self.uri;
+        let failed = |why: String| format!("cannot log in to {uri}: {why}");
         let answer = self
-            .images()
+            .clients
             .ecr
             .get_authorization_token()
             .send()
@@ -177,7 +152,7 @@ impl Deployment {
             .and_then(|token| token.split_once(':'))
             .ok_or_else(|| failed("the answer holds no login".to_owned()))?;
         Ok(Login {
-            registry: repository.split('/').next().unwrap_or_default().to_owned(),
+            registry: uri.split('/').next().unwrap_or_default().to_owned(),
             user: user.to_owned(),
             password: password.to_owned(),
         })
@@ -187,22 +162,23 @@ impl Deployment {
     async fn build(
         &self,
         image: &Image,
-        project: &str,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), String> {
+        let project = self.project;
         let failed = |why: String| format!("project {project} cannot build it: {why}");
         let asset = image.asset().map_err(|error| failed(error.to_string()))?;
-        let place = self
+        self.bucket
             .upload(&asset, progress)
             .await
             .map_err(|error| failed(error.to_string()))?;
+        let place = format!("{}/{}", self.bucket.name, asset.key);
         let tag = EnvironmentVariable::builder()
             .name("TAG")
             .value(&image.tag)
             .r#type(EnvironmentVariableType::Plaintext)
             .build()
             .map_err(|error| failed(error.to_string()))?;
-        let codebuild = &self.images().codebuild;
+        let codebuild = &self.clients.codebuild;
         let started = codebuild
             .start_build()
             .project_name(project)

@@ -12,6 +12,7 @@ pub mod emit;
 mod events;
 pub mod images;
 pub mod preflight;
+mod publish;
 pub mod schedule;
 pub mod secrets;
 pub mod stack;
