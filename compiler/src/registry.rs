@@ -45,7 +45,7 @@ pub(crate) const LIMIT_KEYS: [&str; 4] = ["cascade_spend", "cascade", "day", "wo
 pub(crate) const PRICE_KEYS: [&str; 3] = ["input", "cached", "output"];
 pub(crate) const CAP_KEYS: [&str; 2] = ["spend", "runs"];
 pub(crate) const REPO_KEYS: [&str; 4] = ["url", "ref", "path", "depth"];
-pub(crate) const IMAGE_KEYS: [&str; 16] = [
+pub(crate) const IMAGE_KEYS: [&str; 17] = [
     "debian_slim",
     "base",
     "dockerfile",
@@ -62,6 +62,7 @@ pub(crate) const IMAGE_KEYS: [&str; 16] = [
     "cpu",
     "memory",
     "disk",
+    "tools",
 ];
 
 /// A registered thing and where it is registered.

@@ -251,6 +251,7 @@ fn image_value(key: &str) -> Option<Value> {
         "cpu" => "Cores, where the provider can give so many.",
         "memory" => "Memory, in GB.",
         "disk" => "Disk, in GB.",
+        "tools" => "Whether the harness's program is put in from outside (`docker` only).",
         _ => return None,
     };
     Some(json!({"description": what}))

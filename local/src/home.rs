@@ -243,6 +243,7 @@ impl LocalHome {
             container_runner = vec![runner.to_string_lossy().into_owned()];
         }
         let docker_host = environment.get(docker::HOST).cloned();
+        let tools = tools_folder(&environment, &dir);
         let own = Arc::new(LocalSecrets::new(&project, &dir, environment));
         let mut secrets: Arc<dyn Secrets> = Arc::new(GithubTokens::new(own, Arc::clone(&clock))?);
         // Before the secrets get what only holds in containers.
@@ -271,6 +272,7 @@ impl LocalHome {
             state: dir.clone(),
             host: docker_host.filter(|host| !host.is_empty()),
             runner: container_runner,
+            tools,
             report_to: own_address(address),
             report_prefix: http::REPORT_PREFIX.to_owned(),
         };
@@ -478,6 +480,19 @@ fn used<'a>(options: &'a HomeOptions, provider: &str) -> Option<&'a String> {
                 .get(*name)
                 .is_some_and(|sandbox| sandbox.provider == provider)
         })
+}
+
+/// Where the programs of harnesses are kept: with this user's caches, or with the
+/// project's where the user has none.
+fn tools_folder(environment: &BTreeMap<String, String>, dir: &Path) -> PathBuf {
+    let of = |name: &str| {
+        let path = environment.get(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    of("XDG_CACHE_HOME")
+        .or_else(|| Some(of("HOME")?.join(".cache")))
+        .map_or_else(|| dir.join("cache"), |cache| cache.join("loopy"))
+        .join("tools")
 }
 
 /// Docker, where a step uses it (`name` is its sandbox), or where runs of an earlier

@@ -622,5 +622,8 @@ async fn what_cannot_be_served_is_refused_by_name() {
         .await
         .err()
         .unwrap();
-    assert!(matches!(error, OpenError::Unsupported(_)), "{error}");
+    assert!(
+        matches!(&error, OpenError::InAccount(name) if name == "Here"),
+        "{error}"
+    );
 }

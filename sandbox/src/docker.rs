@@ -31,6 +31,8 @@ mod images;
 mod label;
 mod network;
 mod publish;
+mod tools;
+mod work;
 
 pub use publish::{Login, Publisher};
 
@@ -50,7 +52,7 @@ use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use container::{Common, Way};
 use futures::StreamExt;
 use image::Image;
-use images::{Images, Ready};
+use images::Images;
 use loopy_contract::manifest::{ModelKeys, Sandbox};
 use loopy_engine::ports::{
     Launch, LaunchError, LaunchSpec, PortError, SandboxState, Sandboxes, Secrets,
@@ -68,6 +70,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tools::{Found, Tool, Tools};
+use work::Ready;
 
 /// The provider's name in `registry.yml`.
 pub const NAME: &str = super::DOCKER;
@@ -87,6 +91,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3);
 const FIRST_WATCH: Duration = Duration::from_millis(400);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(40);
+/// Where an image has its programs that does not say.
+const PLAIN_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Lines of the runner's output that are kept.
 const LOG_LINES: &str = "2000";
 /// Lines of the runner's output in a message.
@@ -102,6 +108,8 @@ pub struct DockerConfig {
     /// The runner's command line; the program is the absolute path of a file of this
     /// machine that can be executed in the image.
     pub runner: Vec<String>,
+    /// The folder with the programs of harnesses, shared by all projects of a user.
+    pub tools: PathBuf,
     /// The listener that runners report to.
     pub report_to: SocketAddr,
     /// What the paths of reports begin with.
@@ -165,6 +173,7 @@ pub struct Docker {
     runner: Vec<String>,
     cores: u32,
     images: Images,
+    tools: Tools,
     models: Arc<Models>,
     gates: Gates,
     mirrors: Option<Mirrors>,
@@ -263,6 +272,7 @@ impl Docker {
                 .and_then(|cores| u32::try_from(cores).ok())
                 .unwrap_or(1),
             images: Images::default(),
+            tools: Tools::new(config.tools),
             proven: Mutex::default(),
             waiting: Mutex::default(),
         })
@@ -399,6 +409,7 @@ impl Docker {
         &self,
         spec: &LaunchSpec,
         image: &Image,
+        tool: Option<&(Tool, String)>,
         gate: &Gate,
         kind: Kind,
     ) -> Result<Made, LaunchError> {
@@ -425,7 +436,10 @@ impl Docker {
             let names = mirrors.present(&spec.sandbox).into_iter();
             names.map(|name| folder.join(name)).collect::<Vec<_>>()
         });
-        let body = container::body(&common, spec, image, &way, &mirrors.unwrap_or_default());
+        let mut body = container::body(&common, spec, image, &way, &mirrors.unwrap_or_default());
+        if let Some((tool, path)) = tool {
+            container::add_tool(&mut body, tool, path);
+        }
         match self.client.create_container(Some(options), body).await {
             Ok(_) => return Ok(Made::Now),
             Err(error) if status(&error) == Some(409) => {}
@@ -440,6 +454,35 @@ impl Docker {
             // It was removed since: its attempt is over.
             None => Ok(Made::Begun),
         }
+    }
+
+    /// The harness's program, if the image is to be given one, and the image's own
+    /// `PATH`; how long to wait while it is being installed.
+    async fn tool(
+        &self,
+        spec: &LaunchSpec,
+        image: &Image,
+    ) -> Result<Result<Option<(Tool, String)>, Duration>, LaunchError> {
+        if !image.tools {
+            return Ok(Ok(None));
+        }
+        let tool = match self.tools.ready(spec.harness, PATIENCE).await {
+            Found::Nothing => return Ok(Ok(None)),
+            Found::Here(tool) => tool,
+            Found::Later => return Ok(Err(LOOK_AGAIN)),
+            Found::Never(why) => {
+                self.waiting().remove(&spec.client_token);
+                return Err(refused(spec, why));
+            }
+        };
+        let found = self.client.inspect_image(&image.reference).await;
+        let found = found.map_err(|error| Trouble::new("look at the image", error))?;
+        let variables = found.config.and_then(|config| config.env);
+        let path = variables
+            .iter()
+            .flatten()
+            .find_map(|variable| variable.strip_prefix("PATH="));
+        Ok(Ok(Some((tool, path.unwrap_or(PLAIN_PATH).to_owned()))))
     }
 
     fn make_trouble(&self, name: &str, error: bollard::errors::Error) -> Trouble {
@@ -637,8 +680,15 @@ impl Sandboxes for Docker {
                 return Err(refused(spec, why));
             }
         }
+        let tool = match self.tool(spec, &image).await? {
+            Ok(tool) => tool,
+            Err(later) => {
+                self.waiting().insert(token.clone());
+                return Ok(Launch::Pending(later));
+            }
+        };
         let gate = self.gates.gate(kind).await?;
-        let made = self.make(spec, &image, &gate, kind).await;
+        let made = self.make(spec, &image, tool.as_ref(), &gate, kind).await;
         self.waiting().remove(token);
         if made? == Made::Now {
             self.start(spec, &image, kind).await?;

@@ -3,7 +3,7 @@
 //! part of the home on AWS.
 
 use crate::egress::Allowed;
-use crate::image::{Built, NOBODY, build_for_runner, run};
+use crate::image::{Built, NO_TOOLS, NOBODY, build_for_runner, run};
 use loopy_contract::manifest::Sandbox;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -52,7 +52,9 @@ impl Task {
     /// # Errors
     /// A sentence that names the key.
     pub fn of(sandbox: &Sandbox) -> Result<Self, String> {
-        let built = build_for_runner(&sandbox.image, crate::FARGATE, |_| None)?;
+        let built = build_for_runner(&sandbox.image, crate::FARGATE, |key| {
+            (key == "tools").then_some(NO_TOOLS)
+        })?;
         let (cpu, memory) = size(built.cpu, built.memory)?;
         let reach = match sandbox.network.as_slice() {
             [] => None,

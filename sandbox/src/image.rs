@@ -20,10 +20,12 @@ pub(crate) struct Built {
     pub(crate) memory: Option<u32>,
     /// Disk in GB.
     pub(crate) disk: Option<u32>,
+    /// Whether the harness's program is put in from outside.
+    pub(crate) tools: bool,
 }
 
 /// The keys that make layers, or say what goes with them.
-pub(crate) const KEYS: [&str; 13] = [
+pub(crate) const KEYS: [&str; 14] = [
     "apt",
     "base",
     "cmd",
@@ -35,6 +37,7 @@ pub(crate) const KEYS: [&str; 13] = [
     "memory",
     "pip",
     "run",
+    "tools",
     "user",
     "workdir",
 ];
@@ -43,6 +46,10 @@ pub(crate) const KEYS: [&str; 13] = [
 const DEFAULT_PYTHON: &str = "3.12";
 /// A user that nearly every image knows, and that owns nothing: nobody.
 pub(crate) const NOBODY: &str = "65534:65534";
+
+/// Why only docker sandboxes take `tools`.
+pub(crate) const NO_TOOLS: &str =
+    "puts a program in from outside, which only docker sandboxes can; install it with `run`";
 
 /// The Dockerfile of a provider whose images have Loopy's runner for their program.
 /// `more` says why it refuses a key beside those that no such provider takes. Without
@@ -159,6 +166,7 @@ pub(crate) fn build(image: &BTreeMap<String, Value>) -> Result<Built, String> {
         cpu: amount(image, "cpu")?,
         memory: amount(image, "memory")?,
         disk: amount(image, "disk")?,
+        tools: truth(image, "tools")?,
     })
 }
 
@@ -326,6 +334,17 @@ pub(crate) fn amount(image: &BTreeMap<String, Value>, key: &str) -> Result<Optio
                 "`image.{key}` is {value}; it has to be a whole number of {unit} above 0"
             ))
         }
+    }
+}
+
+fn truth(image: &BTreeMap<String, Value>, key: &str) -> Result<bool, String> {
+    match image.get(key) {
+        None => Ok(false),
+        Some(Value::Bool(truth)) => Ok(*truth),
+        Some(other) => Err(format!(
+            "`image.{key}` is {}; it has to be true or false",
+            kind(other)
+        )),
     }
 }
 

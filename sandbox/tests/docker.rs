@@ -216,6 +216,7 @@ impl Home {
 
 fn config(directory: &TempDir, report_to: SocketAddr) -> DockerConfig {
     DockerConfig {
+        tools: directory.path().join("tools"),
         state: directory.path().join("state"),
         host: Some(host()),
         runner: vec![

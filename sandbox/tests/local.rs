@@ -549,14 +549,17 @@ async fn what_cannot_be_started_is_refused_with_its_reason() {
     );
     let why = refusal(with("/bin/sh", PLAIN_PATH), spec("../escape")).await;
     assert!(why.contains("../escape"), "{why}");
-    let mut unknown = spec("fargate");
-    unknown.sandbox.provider = "fargate".into();
+    let mut unknown = spec("balloon");
+    unknown.sandbox.provider = "balloon".into();
     let why = refusal(with("/bin/sh", PLAIN_PATH), unknown).await;
     assert!(
-        why.contains("sandbox `Box`") && why.contains("`fargate`"),
+        why.contains("sandbox `Box`") && why.contains("`balloon`"),
         "{why}"
     );
-    assert!(why.contains("`local`, `docker` and `daytona`"), "{why}");
+    assert!(
+        why.contains("`local`, `docker`, `daytona` and `fargate`"),
+        "{why}"
+    );
     let mut elsewhere = spec("daytona");
     elsewhere.sandbox.provider = "daytona".into();
     let why = refusal(with("/bin/sh", PLAIN_PATH), elsewhere).await;

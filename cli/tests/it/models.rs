@@ -1,5 +1,5 @@
-//! The agents' real tools in containers that have no key: they ask their models through
-//! the proxy, which has it.
+//! The agents' real tools, put into containers that have no key: they ask their models
+//! through the proxy, which has it.
 
 use crate::docker::{IMAGE, host};
 use crate::support::{Loopy, Project, json};
@@ -7,46 +7,15 @@ use loopy_testkit::anthropic::{Block, ModelApi, Script};
 use loopy_testkit::openai::{self, OpenAi, Reply};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 
 const KEY: &str = "sk-the-real-key-of-this-test";
 
-/// The engine's image with the program of this variable, under this name.
-fn image_with(tool: &str, variable: &str) -> String {
-    let program = std::env::var(variable).unwrap_or_default();
-    assert!(
-        Path::new(&program).is_file(),
-        "{variable} names no file; run `cargo xtask test`, which prepares it"
-    );
-    let folder = tempfile::tempdir().unwrap();
-    let dockerfile = format!("FROM {IMAGE}\nCOPY tool /bin/{tool}\n");
-    fs::write(folder.path().join("Dockerfile"), dockerfile).unwrap();
-    fs::copy(program, folder.path().join("tool")).unwrap();
-    let mut tar = Command::new("tar");
-    tar.args(["--create", "--directory"]).arg(folder.path());
-    let context = tar.arg(".").output().unwrap().stdout;
-
-    let name = format!("loopy-test-{tool}:1");
-    let mut stream = UnixStream::connect(host().trim_start_matches("unix://")).unwrap();
-    let length = context.len();
-    let head = format!(
-        "POST /build?t={name} HTTP/1.0\r\nContent-Type: application/x-tar\r\nContent-Length: {length}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(&context).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert!(said.contains("Successfully tagged"), "{said}");
-    name
-}
-
-/// A project of one step of an agent in a sealed sandbox of this image.
-fn project(agent: &str, image: &str, env: &str) -> Project {
+/// A project of one step of an agent in a sealed sandbox, whose image does not have the
+/// agent's tool.
+fn project(agent: &str, env: &str) -> Project {
     let registry = format!(
-        "sandboxes:\n  Box: {{ provider: docker, image: {{ base: \"{image}\" }}, network: [api.test], \
+        "sandboxes:\n  Box: {{ provider: docker, image: {{ base: \"{IMAGE}\", tools: true }}, network: [api.test], \
          env_file: agent.env, model_keys: proxy }}\n\
          agents:\n  Worker: {{ {agent}, sandbox: Box }}\n\
          events:\n  Go: {{ text: str }}\n\
@@ -61,12 +30,28 @@ fn project(agent: &str, image: &str, env: &str) -> Project {
 
 fn trigger(project: &Project) -> Loopy<'_> {
     let arguments = ["trigger", "--json", "--event", "Go", "--field", "text=hi"];
-    project.loopy(&arguments).env("DOCKER_HOST", &host())
+    let mut trigger = project
+        .loopy(&arguments)
+        .env("DOCKER_HOST", &host())
+        // Tools are installed once, by npm as it is set up on this machine.
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+    let home = std::env::var("HOME").unwrap();
+    trigger = trigger
+        .env("npm_config_cache", &format!("{home}/.npm"))
+        .env("npm_config_userconfig", &format!("{home}/.npmrc"));
+    for (name, value) in std::env::vars() {
+        let lower = name.to_ascii_lowercase();
+        let of_npm = ["npm_config_", "node_", "ssl_cert_"];
+        if of_npm.iter().any(|prefix| lower.starts_with(prefix)) || lower.ends_with("_proxy") {
+            trigger = trigger.env(&name, &value);
+        }
+    }
+    trigger
 }
 
 /// Works the step to its end: what it put out, and what `.loopy` lists of its calls.
-fn work(agent: &str, image: &str, env: &str) -> (Value, Vec<Value>) {
-    let project = project(agent, image, env);
+fn work(agent: &str, env: &str) -> (Value, Vec<Value>) {
+    let project = project(agent, env);
     let document = json(&trigger(&project).assert().code(0));
     let step = &document["runs"][0]["steps"]["only"];
     let output = step["output"].clone();
@@ -120,18 +105,13 @@ fn costly(calls: &[Value]) -> usize {
 
 #[test]
 fn claude_code_asks_its_model_without_a_key() {
-    let image = image_with("claude", "LOOPY_TEST_CLAUDE");
     let outcome = json!({"output": {"verdict": "pass"}});
     let api = ModelApi::start(Script::of([vec![Block::structured(outcome)]])).unwrap();
     let env = format!(
         "ANTHROPIC_API_KEY={KEY}\nANTHROPIC_BASE_URL={}\n",
         api.url()
     );
-    let (output, calls) = work(
-        "harness: claude-code, model: claude-sonnet-4-6",
-        &image,
-        &env,
-    );
+    let (output, calls) = work("harness: claude-code, model: claude-sonnet-4-6", &env);
     assert_eq!(output["verdict"], "pass");
     let requests = api.messages();
     assert_eq!(costly(&calls), requests.len(), "{calls:#?}");
@@ -143,7 +123,6 @@ fn claude_code_asks_its_model_without_a_key() {
 
 #[test]
 fn claude_code_ends_at_a_cap_that_only_the_proxy_counts() {
-    let image = image_with("claude", "LOOPY_TEST_CLAUDE");
     let text = vec![Block::text("Not yet.")];
     let api = ModelApi::start(Script::of([text])).unwrap();
     let env = format!(
@@ -151,7 +130,7 @@ fn claude_code_ends_at_a_cap_that_only_the_proxy_counts() {
         api.url()
     );
     let agent = "harness: claude-code, model: claude-sonnet-4-6";
-    let project = project(agent, &image, &env);
+    let project = project(agent, &env);
     // The tool has a price of its own, by which it could go on for long.
     project.replace(
         "registry.yml",
@@ -167,11 +146,11 @@ fn claude_code_ends_at_a_cap_that_only_the_proxy_counts() {
     assert_eq!(api.messages().len(), 1);
 }
 
-fn ask_openai(agent: &str, image: &str, command: Reply, variables: &str) {
+fn ask_openai(agent: &str, command: Reply, variables: &str) {
     let outcome = json!({"output": {"verdict": "pass"}}).to_string();
     let api = OpenAi::start(openai::Script::of([command, Reply::text(&outcome)])).unwrap();
     let env = variables.replace("=URL", &format!("={}", api.url()));
-    let (output, calls) = work(agent, image, &env);
+    let (output, calls) = work(agent, &env);
     assert_eq!(output["verdict"], "pass");
     let requests = api.requests();
     assert_eq!(requests.len(), 2);
@@ -187,10 +166,8 @@ fn ask_openai(agent: &str, image: &str, command: Reply, variables: &str) {
 
 #[test]
 fn codex_asks_its_model_without_a_key() {
-    let image = image_with("codex", "LOOPY_TEST_CODEX");
     ask_openai(
         "harness: codex, model: gpt-5.5",
-        &image,
         Reply::call("exec_command", json!({"cmd": "env"})),
         &format!("OPENAI_API_KEY={KEY}\nOPENAI_BASE_URL=URL\n"),
     );
@@ -198,10 +175,8 @@ fn codex_asks_its_model_without_a_key() {
 
 #[test]
 fn opencode_asks_a_model_of_one_s_own_without_a_key() {
-    let image = image_with("opencode", "LOOPY_TEST_OPENCODE");
     ask_openai(
         "harness: opencode, model: gate/some-model",
-        &image,
         Reply::call("bash", json!({"command": "env", "description": "x"})),
         &format!("GATE_API_KEY={KEY}\nGATE_BASE_URL=URL\n"),
     );
@@ -219,7 +194,7 @@ fn the_built_in_loop_asks_its_model_without_a_key() {
         "ANTHROPIC_AUTH_TOKEN={KEY}\nANTHROPIC_BASE_URL={}\n",
         api.url()
     );
-    let (output, calls) = work("harness: loop, model: claude-sonnet-4-6", IMAGE, &env);
+    let (output, calls) = work("harness: loop, model: claude-sonnet-4-6", &env);
     assert_eq!(output["verdict"], "pass");
     assert_eq!(costly(&calls), 2, "{calls:#?}");
     let requests = api.messages();

@@ -458,7 +458,7 @@ fn a_sandbox_that_only_a_stack_has_is_named() {
         .code(2)
         .stdout_eq(str![""])
         .stderr_eq(str![[r#"
-error: sandbox `Shell` is a task of an AWS account, and this is one machine; deploy the project, or use `provider: docker` or `provider: local`
+error: sandbox `Here` is a task of an AWS account, and this is one machine; deploy the project, or use `provider: docker` or `provider: local`
 
 "#]]);
 }

@@ -143,6 +143,7 @@ static IMAGE: Order = map(&[
     ("cpu", &FREE),
     ("memory", &FREE),
     ("disk", &FREE),
+    ("tools", &FREE),
 ]);
 static REPOS: Order = each(&REPO);
 static REPO: Order = map(&[

@@ -1,7 +1,7 @@
 //! The `image` of a Daytona sandbox: a snapshot's name, or a Dockerfile made
 //! of the keys in the registry.
 
-use crate::image::{Built, KEYS, build, word};
+use crate::image::{Built, KEYS, NO_TOOLS, build, word};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -29,6 +29,7 @@ pub(super) fn read(image: &BTreeMap<String, Value>) -> Result<Image, String> {
                      write it out with `base`, `apt`, `pip` and `run`, or build a snapshot and name it with `snapshot`"
                 ));
             }
+            "tools" => return Err(format!("`image.{key}` {NO_TOOLS}")),
             known if known == SNAPSHOT || KEYS.contains(&known) => {}
             _ => {
                 return Err(format!(

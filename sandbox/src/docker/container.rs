@@ -4,6 +4,7 @@
 use super::image::Image;
 use super::label;
 use super::network::Kind;
+use super::tools::{self, Tool};
 use crate::egress::Terms;
 use crate::launch_variables;
 use bollard::models::{
@@ -175,6 +176,21 @@ pub(super) fn body(
         labels: Some(labels(common.project, spec)),
         host_config: Some(host),
         ..ContainerCreateBody::default()
+    }
+}
+
+/// Puts a harness's program into the container, behind all that the image has on its
+/// `path`.
+pub(super) fn add_tool(body: &mut ContainerCreateBody, tool: &Tool, path: &str) {
+    let mounts = body
+        .host_config
+        .as_mut()
+        .and_then(|host| host.mounts.as_mut());
+    if let Some(mounts) = mounts {
+        mounts.push(bind(&tool.folder.to_string_lossy(), tools::FOLDER));
+    }
+    if let Some(env) = &mut body.env {
+        env.push(format!("PATH={path}:{}", tool.programs));
     }
 }
 

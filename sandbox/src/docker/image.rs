@@ -24,6 +24,8 @@ pub(super) struct Image {
     pub(super) cpu: Option<u32>,
     /// Memory in GB, if the registry says so.
     pub(super) memory: Option<u32>,
+    /// Whether the harness's program is put in from outside.
+    pub(super) tools: bool,
 }
 
 /// Reads the `image` map. The error is a sentence that names the key.
@@ -35,6 +37,7 @@ pub(super) fn read(image: &BTreeMap<String, Value>) -> Result<Image, String> {
         cpu,
         memory,
         disk: _,
+        tools,
     } = build_for_runner(image, "docker", |key| {
         (key == "disk").then_some("can't be enforced by the engine; leave it out")
     })?;
@@ -66,6 +69,7 @@ pub(super) fn read(image: &BTreeMap<String, Value>) -> Result<Image, String> {
         user: user.unwrap_or_else(|| NOBODY.to_owned()),
         cpu,
         memory,
+        tools,
     })
 }
 

@@ -3,6 +3,7 @@
 
 use super::Trouble;
 use super::image::Image;
+use super::work::{Ready, Work};
 use bollard::Docker;
 use bollard::body_full;
 use bollard::query_parameters::{BuildImageOptions, CreateImageOptions};
@@ -10,31 +11,16 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::timeout;
 
 /// Bytes of a build's last words in a message.
 const LAST_WORDS: usize = 2000;
 
-/// Images under way, by reference.
+/// The images of an engine.
 #[derive(Clone, Default)]
 pub(super) struct Images {
-    under_way: Arc<Mutex<BTreeMap<String, Outcome>>>,
-}
-
-/// What comes of the work on one; nothing as long as it goes on.
-type Outcome = watch::Receiver<Option<Result<(), String>>>;
-
-/// How far an image is.
-pub(super) enum Ready {
-    /// It is there.
-    Now,
-    /// It is being pulled or built.
-    Later,
-    /// It can't be had, for this reason.
-    Never(String),
+    /// By reference.
+    work: Work,
 }
 
 impl Images {
@@ -46,76 +32,25 @@ impl Images {
         image: &Image,
         patience: Duration,
     ) -> Result<Ready, Trouble> {
-        let mut outcome = match self.find(&image.reference) {
-            Some(outcome) => outcome,
-            None => match docker.inspect_image(&image.reference).await {
+        if !self.work.goes_on(&image.reference) {
+            match docker.inspect_image(&image.reference).await {
                 Ok(_) => return Ok(Ready::Now),
-                Err(error) if super::status(&error) == Some(404) => self.begin(docker, image),
+                Err(error) if super::status(&error) == Some(404) => {}
                 Err(error) => return Err(Trouble::new("look for the image", error)),
-            },
-        };
-        let over = timeout(patience, outcome.wait_for(Option::is_some)).await;
-        let result = match over {
-            Err(_) => return Ok(Ready::Later),
-            Ok(Ok(result)) => result.clone(),
-            Ok(Err(_)) => Some(Err("the work on it was broken off".to_owned())),
-        };
-        self.forget(&image.reference);
-        Ok(match result {
-            Some(Err(why)) => Ready::Never(why),
-            _ => Ready::Now,
-        })
-    }
-
-    fn begin(&self, docker: &Docker, image: &Image) -> Outcome {
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Another launch may have begun since this one looked.
-        if let Some(outcome) = under_way.get(&image.reference) {
-            return outcome.clone();
+            }
         }
-        let (done, outcome) = watch::channel(None);
-        under_way.insert(image.reference.clone(), outcome.clone());
         let (docker, image) = (docker.clone(), image.clone());
-        tokio::spawn(async move {
-            let made = match &image.dockerfile {
+        let reference = image.reference.clone();
+        let make = async move {
+            match &image.dockerfile {
                 Some(dockerfile) => {
-                    build(
-                        &docker,
-                        &image.reference,
-                        dockerfile,
-                        &BTreeMap::new(),
-                        None,
-                    )
-                    .await
+                    let nothing = BTreeMap::new();
+                    build(&docker, &image.reference, dockerfile, &nothing, None).await
                 }
                 None => pull(&docker, &image.reference).await,
-            };
-            done.send_replace(Some(made));
-        });
-        outcome
-    }
-
-    fn find(&self, reference: &str) -> Option<Outcome> {
-        let under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        under_way.get(reference).cloned()
-    }
-
-    fn forget(&self, reference: &str) {
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let over = |outcome: &Outcome| outcome.borrow().is_some() || outcome.has_changed().is_err();
-        // Not one that was begun anew meanwhile.
-        if under_way.get(reference).is_some_and(over) {
-            under_way.remove(reference);
-        }
+            }
+        };
+        Ok(self.work.done(&reference, patience, make).await)
     }
 }
 
