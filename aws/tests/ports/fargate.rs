@@ -131,10 +131,11 @@ async fn a_launch_starts_one_task_however_often_it_is_asked_for() {
     for _ in 0..3 {
         assert_eq!(fargate.launch(&spec(1)).await.unwrap(), Launch::Started);
     }
-    // Another definition meanwhile, and the same attempt.
+    // The same attempt, from a stack that says something else by now: ECS answers that
+    // the client token is taken.
     fixture.define("sleep 601").await;
     let mut moved = spec(1);
-    moved.sandbox.repos.clear();
+    moved.token = URL_SAFE_NO_PAD.encode([8; 32]);
     assert_eq!(fargate.launch(&moved).await.unwrap(), Launch::Started);
     let tasks = fixture.tasks(DesiredStatus::Running).await;
     assert_eq!(tasks.len(), 1);
