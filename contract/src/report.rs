@@ -114,12 +114,15 @@ impl AttemptPath {
         let ["runs", run, "steps", step, "attempts", attempt, leaf] = parts.as_slice() else {
             return None;
         };
-        Some(Self {
+        let parsed = Self {
             run: name(run)?,
             step: name(step)?,
             attempt: attempt.parse().ok()?,
             leaf: (*leaf).to_owned(),
-        })
+        };
+        // One attempt has one path: `01` and `+1` are numbers too.
+        let Self { run, step, .. } = &parsed;
+        (attempt_path(run, step, parsed.attempt, leaf) == path).then_some(parsed)
     }
 }
 

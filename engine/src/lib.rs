@@ -16,6 +16,7 @@ pub mod memory;
 pub mod message;
 pub mod outgoing;
 pub mod ports;
+pub mod rate;
 pub mod record;
 pub mod run;
 pub mod schedule;

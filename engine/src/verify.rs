@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use loopy_contract::manifest::VerifyScheme;
+use serde_json::Value;
 use sha2::Sha256;
 use std::collections::BTreeMap;
 
@@ -62,8 +63,16 @@ pub(crate) fn verify(
             &[body],
             &[from_hex(header("sentry-hook-signature")?)?],
         ),
-        // linear.app/developers/webhooks
-        VerifyScheme::Linear => any(secrets, &[body], &[from_hex(header("linear-signature")?)?]),
+        // linear.app/developers/webhooks: the signed time is in the body, in milliseconds
+        VerifyScheme::Linear => {
+            any(secrets, &[body], &[from_hex(header("linear-signature")?)?])?;
+            let body: Value = serde_json::from_slice(body).map_err(|_| Refused::Form)?;
+            match body.get("webhookTimestamp").map(Value::as_i64) {
+                None => Ok(()),
+                Some(None) => Err(Refused::Form),
+                Some(Some(sent)) => fresh_at(sent / 1000, now),
+            }
+        }
         // docs.slack.dev: Verifying requests from Slack
         VerifyScheme::Slack => {
             let time = header("x-slack-request-timestamp")?;
@@ -129,7 +138,8 @@ fn any_key<'a>(
     if signatures.is_empty() {
         return Err(Refused::Form);
     }
-    for key in keys {
+    // An empty secret is none: anyone could sign with it.
+    for key in keys.filter(|key| !key.is_empty()) {
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
             continue;
         };
@@ -150,7 +160,10 @@ fn from_hex(text: &str) -> Result<Vec<u8>, Refused> {
 }
 
 fn fresh(time: &str, now: Timestamp) -> Result<(), Refused> {
-    let signed: i64 = time.trim().parse().map_err(|_| Refused::Form)?;
+    fresh_at(time.trim().parse().map_err(|_| Refused::Form)?, now)
+}
+
+fn fresh_at(signed: i64, now: Timestamp) -> Result<(), Refused> {
     let apart = now.as_second().saturating_sub(signed).saturating_abs();
     if apart > TOLERANCE_SECONDS {
         Err(Refused::Stale)
@@ -227,6 +240,101 @@ mod tests {
         let check = |body| verify(VerifyScheme::Standard, &secrets, &signed, body, now);
         assert_eq!(check(br#"{"test": 2432232314}"#), Ok(()));
         assert_eq!(check(br#"{"test": 2432232315}"#), Err(Refused::Mismatch));
+    }
+
+    // Signed by the providers' own libraries: stripe 16.1.0 and slack_sdk 3.47.0 for
+    // Python, standardwebhooks 1.1.0, and a body that @linear/sdk 98.0.0 accepts.
+    // Sentry's documentation gives the rule and no vector (its last line here).
+    #[test]
+    fn what_the_providers_own_libraries_sign_holds() {
+        let linear = r#"{"action":"create","type":"Issue","webhookTimestamp":1700000000000}"#;
+        let cases: [(VerifyScheme, &str, &[(&str, &str)], &str); 5] = [
+            (
+                VerifyScheme::Stripe,
+                "whsec_test_secret",
+                &[(
+                    "stripe-signature",
+                    "t=1700000000,v1=0c8670ed117751cc551a20e35839447075c42800ea3cf3e8a2fbda99cd1e6edd",
+                )],
+                r#"{"id":"evt_1","object":"event"}"#,
+            ),
+            (
+                VerifyScheme::Slack,
+                "8f742231b10e8888abcd99yyyzzz85a5",
+                &[
+                    ("x-slack-request-timestamp", "1700000000"),
+                    (
+                        "x-slack-signature",
+                        "v0=b52c6fcfcab356d5b4aba9decc3e858e95c29a82017da141d845c16dcdc884f0",
+                    ),
+                ],
+                r#"{"type":"event_callback"}"#,
+            ),
+            (
+                VerifyScheme::Standard,
+                "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+                &[
+                    ("webhook-id", "msg_1"),
+                    ("webhook-timestamp", "1700000000"),
+                    (
+                        "webhook-signature",
+                        "v1,hVsFLpmw4Ib/Xm0eZLt3KqYBZdt0U8gdGeuz0EsGv78=",
+                    ),
+                ],
+                r#"{"a":1}"#,
+            ),
+            (
+                VerifyScheme::Linear,
+                "lin_wh_test",
+                &[(
+                    "linear-signature",
+                    "0e30fc8cd283b78c118cae3e3685e9eb3595a5f7146ae4b53f8f6b042364e895",
+                )],
+                linear,
+            ),
+            (
+                VerifyScheme::Sentry,
+                "It's a Secret to Everybody",
+                &[("sentry-hook-signature", &GITHUB[7..])],
+                "Hello, World!",
+            ),
+        ];
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        for (scheme, secret, signed, body) in cases {
+            let timed = !matches!(scheme, VerifyScheme::Sentry);
+            let signed = headers(signed);
+            let secrets = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+            let check = |keys: &[&str], body: &str, apart: i64| {
+                let now = now
+                    .checked_add(jiff::SignedDuration::from_secs(apart))
+                    .unwrap();
+                verify(scheme, &secrets(keys), &signed, body.as_bytes(), now)
+            };
+            assert_eq!(check(&[secret], body, 0), Ok(()), "{scheme:?}");
+            assert_eq!(check(&["new", secret], body, 300), Ok(()), "{scheme:?}");
+            let refused = |keys: &[&str], body: &str| check(keys, body, 0).unwrap_err();
+            assert_eq!(refused(&["other"], body), Refused::Mismatch, "{scheme:?}");
+            assert_eq!(refused(&[], body), Refused::Mismatch, "{scheme:?}");
+            assert_eq!(refused(&[""], body), Refused::Mismatch, "{scheme:?}");
+            assert_eq!(refused(&[secret], &format!("{body} ")), Refused::Mismatch);
+            for apart in [-301, 301] {
+                let stale = if timed { Err(Refused::Stale) } else { Ok(()) };
+                assert_eq!(check(&[secret], body, apart), stale, "{scheme:?}");
+            }
+            // Every header is needed, and one that is cut is refused.
+            for name in signed.keys() {
+                let mut fewer = signed.clone();
+                fewer.remove(name);
+                let missing = verify(scheme, &secrets(&[secret]), &fewer, body.as_bytes(), now);
+                assert_eq!(missing, Err(Refused::Missing), "{scheme:?} {name}");
+                for cut in 0..signed[name].len() {
+                    let mut cut_off = signed.clone();
+                    cut_off.insert(name.clone(), signed[name][..cut].to_owned());
+                    let got = verify(scheme, &secrets(&[secret]), &cut_off, body.as_bytes(), now);
+                    assert!(got.is_err(), "{scheme:?} {name} cut at {cut}");
+                }
+            }
+        }
     }
 
     #[test]

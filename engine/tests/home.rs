@@ -12,7 +12,6 @@ use loopy_contract::manifest::Manifest;
 use loopy_contract::report::{
     Envelope, Failure, FailureClass, MAX_TRANSCRIPT_PART, ResultReply, StepResult,
 };
-use loopy_engine::WebhookRequest;
 use loopy_engine::memory::{ManualClock, MemoryStore};
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{Clock, LaunchSpec, RunFilter, Store};
@@ -460,97 +459,6 @@ async fn a_schedule_s_tick_starts_one_run_with_its_times() {
         ("2026-11-21T02:00:00Z", "2026-11-22T02:00:00Z"),
     ];
     assert_eq!(ticks, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
-}
-
-fn hook(body: &str, signature: &str, delivery: &str) -> WebhookRequest {
-    WebhookRequest {
-        method: "POST".into(),
-        path: "/hooks/x".into(),
-        query: String::new(),
-        headers: BTreeMap::from([
-            ("x-hub-signature-256".to_owned(), signature.to_owned()),
-            ("x-github-delivery".to_owned(), delivery.to_owned()),
-            ("authorization".to_owned(), "secret".to_owned()),
-        ]),
-        body: body.as_bytes().to_vec(),
-    }
-}
-
-fn sign(body: &str) -> String {
-    use hmac::{KeyInit, Mac};
-    let mut mac =
-        hmac::Hmac::<sha2::Sha256>::new_from_slice(b"It's a Secret to Everybody").unwrap();
-    mac.update(body.as_bytes());
-    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
-}
-
-#[tokio::test]
-async fn a_signed_delivery_becomes_every_event_its_sensor_gives_and_only_once() {
-    let world = world();
-    let body = json!({"events": [
-        {"event": "Opened", "fields": {"title": "one"}},
-        {"event": "Opened", "fields": {"title": "two"}},
-        {"event": "Opened", "fields": {"title": 3}},
-    ]})
-    .to_string();
-    let refused = world
-        .engine
-        .webhook(hook(&body, &sign("other"), "d1"))
-        .await;
-    assert_eq!(refused.status, 401);
-    assert!(world.queues.take().is_none());
-    for repeated in [false, true] {
-        let answer = world.engine.webhook(hook(&body, &sign(&body), "d1")).await;
-        assert_eq!(
-            (answer.status, answer.body["repeated"].clone()),
-            (202, json!(repeated))
-        );
-    }
-    let delivery = world.queues.take().unwrap();
-    let text = serde_json::to_string(&delivery).unwrap();
-    assert!(
-        !text.contains("authorization"),
-        "credentials stay at the edge: {text}"
-    );
-    for _ in 0..2 {
-        world
-            .engine
-            .process(QueueName::Deliveries, &text)
-            .await
-            .unwrap();
-    }
-    world.work().await;
-    let runs = world
-        .store
-        .list(&RunFilter {
-            limit: 9,
-            ..RunFilter::default()
-        })
-        .await
-        .unwrap();
-    assert_eq!(runs.len(), 2);
-    // What breaks the contract is not dropped in silence.
-    let buried = world.queues.buried();
-    assert!(!buried.is_empty());
-    assert!(buried[0].reason.contains("/title"), "{}", buried[0].reason);
-}
-
-#[tokio::test]
-async fn webhook_requests_that_are_not_right_are_refused() {
-    let world = world();
-    let status = async |change: fn(&mut WebhookRequest)| {
-        let mut request = hook("{}", &sign("{}"), "d");
-        change(&mut request);
-        world.engine.webhook(request).await.status
-    };
-    assert_eq!(status(|_| ()).await, 202);
-    assert_eq!(status(|r| r.method = "GET".into()).await, 405);
-    assert_eq!(status(|r| r.path = "/hooks/y".into()).await, 404);
-    assert_eq!(status(|r| r.headers.clear()).await, 401);
-    assert_eq!(
-        status(|r| r.body = vec![b' '; loopy_engine::MAX_BODY_BYTES + 1]).await,
-        413
-    );
 }
 
 #[tokio::test]

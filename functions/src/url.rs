@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loopy_engine::{Answer, ReportRequest, WebhookRequest};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The event, as far as it is needed. Without `Debug`: headers hold tokens.
@@ -117,10 +117,16 @@ pub struct Response {
 
 impl From<Answer> for Response {
     fn from(answer: Answer) -> Self {
+        let mut headers = BTreeMap::from([("content-type", "application/json")]);
+        headers.extend(answer.retry_after().map(|seconds| ("retry-after", seconds)));
+        let body = match &answer.body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
         Self {
             status_code: answer.status,
-            headers: BTreeMap::from([("content-type", "application/json")]),
-            body: answer.body.to_string(),
+            headers,
+            body,
         }
     }
 }
@@ -129,7 +135,6 @@ impl From<Answer> for Response {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use serde_json::Value;
 
     fn event(change: impl FnOnce(&mut Value)) -> Event {
         let mut event = json!({

@@ -3,17 +3,18 @@
 
 use crate::worker::Worker;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::StreamExt;
 use loopy_engine::{Answer, ReportRequest, WebhookRequest};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// The report protocol's place.
 pub(crate) const REPORT_PREFIX: &str = "/_loopy";
@@ -21,44 +22,68 @@ pub(crate) const REPORT_PREFIX: &str = "/_loopy";
 /// The largest body that is read, in bytes; the engine's own limits are lower.
 pub const MAX_BODY: usize = 1024 * 1024;
 
+/// How much of a larger one is heard out.
+const HEARD_OUT: usize = 16 * MAX_BODY;
+
 /// How long a sender may take over a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
+/// How many webhook requests are in hand at once: with [`MAX_BODY`] it bounds the
+/// memory that strangers can take. Reports of runners do not count.
+const WEBHOOKS_AT_ONCE: usize = 128;
+
+#[derive(Clone)]
+struct Served {
+    home: Arc<Worker>,
+    webhooks: Arc<Semaphore>,
+}
+
 pub(crate) fn router(home: Arc<Worker>) -> Router {
+    let webhooks = Arc::new(Semaphore::new(WEBHOOKS_AT_ONCE));
     Router::new()
         .route("/healthz", get(health))
         .fallback(other)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(home)
+        .with_state(Served { home, webhooks })
 }
 
-async fn health(State(home): State<Arc<Worker>>) -> Response {
-    match home.healthy().await {
-        Ok(()) => respond(StatusCode::OK, &json!({ "status": "ok" })),
+async fn health(State(served): State<Served>) -> Response {
+    match served.home.healthy().await {
+        Ok(()) => respond(&Answer {
+            status: 200,
+            body: json!({ "status": "ok" }),
+        }),
         Err(error) => {
             tracing::error!(%error, "not healthy");
-            respond(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({ "status": "the state cannot be read" }),
-            )
+            respond(&Answer {
+                status: 503,
+                body: json!({ "status": "the state cannot be read" }),
+            })
         }
     }
 }
 
-async fn other(State(home): State<Arc<Worker>>, request: Request) -> Response {
+async fn other(State(served): State<Served>, request: Request) -> Response {
     let (method, uri) = (request.method().as_str().to_owned(), request.uri().clone());
     let map = request.headers().clone();
+    let path = uri.path().to_owned();
+    let below = path
+        .strip_prefix(REPORT_PREFIX)
+        .filter(|rest| rest.starts_with('/'));
+    let _place = match below {
+        Some(_) => None,
+        None => match Arc::clone(&served.webhooks).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => return refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests"),
+        },
+    };
     let body = match read_body(request).await {
         Ok(body) => body,
-        Err((status, error)) => return respond(status, &json!({ "error": error })),
+        Err((status, error)) => return refuse(status, error),
     };
-    let path = uri.path().to_owned();
+    let home = served.home;
     // On a task of its own: when the sender hangs up, this future is dropped,
     // but what has been begun must be finished.
-    let answer = match path
-        .strip_prefix(REPORT_PREFIX)
-        .filter(|rest| rest.starts_with('/'))
-    {
+    let answer = match below {
         Some(below) => {
             let authorization = map
                 .get(AUTHORIZATION)
@@ -86,35 +111,40 @@ async fn other(State(home): State<Arc<Worker>>, request: Request) -> Response {
         }
     };
     match answer {
-        Ok(Answer { status, body }) => respond(
-            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            &body,
-        ),
+        Ok(answer) => respond(&answer),
         Err(error) => {
             tracing::error!(%error, "a request was not finished");
-            respond(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                &json!({ "error": "not served" }),
-            )
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "not served")
         }
     }
 }
 
-async fn read_body(request: Request) -> Result<Vec<u8>, (StatusCode, String)> {
-    match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, &())).await {
-        Ok(Ok(bytes)) => Ok(bytes.into()),
-        Ok(Err(refused)) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => Err((
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a body has at most {MAX_BODY} bytes"),
-        )),
-        Ok(Err(_)) => Err((
-            StatusCode::BAD_REQUEST,
-            "the body cannot be read".to_owned(),
-        )),
-        Err(_) => Err((
-            StatusCode::REQUEST_TIMEOUT,
-            "the body takes too long".to_owned(),
-        )),
+/// The whole body. One that is too large is heard out, up to a limit, and thrown away:
+/// a sender that is still sending would not hear the answer.
+async fn read_body(request: Request) -> Result<Vec<u8>, (StatusCode, &'static str)> {
+    let mut body = Vec::new();
+    let mut length = 0;
+    let mut parts = request.into_body().into_data_stream();
+    let read = async {
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|_| (StatusCode::BAD_REQUEST, "the body cannot be read"))?;
+            length += part.len();
+            if length > HEARD_OUT {
+                break;
+            }
+            if length > MAX_BODY {
+                body = Vec::new();
+            } else {
+                body.extend_from_slice(&part);
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(BODY_TIME, read).await {
+        Ok(Ok(())) if length > MAX_BODY => Err((StatusCode::PAYLOAD_TOO_LARGE, "too large")),
+        Ok(Ok(())) => Ok(body),
+        Ok(Err(refused)) => Err(refused),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body takes too long")),
     }
 }
 
@@ -134,6 +164,23 @@ fn headers(map: &HeaderMap) -> BTreeMap<String, String> {
     headers
 }
 
-fn respond(status: StatusCode, body: &serde_json::Value) -> Response {
-    (status, axum::Json(body)).into_response()
+fn refuse(status: StatusCode, error: &str) -> Response {
+    respond(&Answer {
+        status: status.as_u16(),
+        body: json!({ "error": error }),
+    })
+}
+
+fn respond(answer: &Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = if answer.body.is_null() {
+        status.into_response()
+    } else {
+        (status, axum::Json(&answer.body)).into_response()
+    };
+    if let Some(seconds) = answer.retry_after() {
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    }
+    response
 }

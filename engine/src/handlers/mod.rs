@@ -15,6 +15,7 @@ use self::turn::Turn;
 use crate::driver::Driver;
 use crate::message::{Message, QueueName};
 use crate::ports::{PortError, Ports};
+use crate::rate::Rate;
 use crate::run::Run;
 use crate::transition::Input;
 use loopy_contract::event::Event;
@@ -29,11 +30,21 @@ use std::sync::Arc;
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The JSON body.
+    /// The JSON body; nothing at all where it is null.
     pub body: Value,
 }
 
 impl Answer {
+    /// In how many seconds the same request may be sent again (`Retry-After`), where
+    /// that is worth saying.
+    pub fn retry_after(&self) -> Option<&'static str> {
+        match self.status {
+            429 => Some("1"),
+            503 => Some("10"),
+            _ => None,
+        }
+    }
+
     fn refused(status: u16, error: impl Into<String>) -> Self {
         Self {
             status,
@@ -103,6 +114,7 @@ pub fn check_event(manifest: &Manifest, event: &Event) -> Result<(), SubmitError
 pub struct Engine {
     ports: Arc<Ports>,
     driver: Driver,
+    rate: Arc<Rate>,
 }
 
 impl Engine {
@@ -112,6 +124,7 @@ impl Engine {
         Self {
             driver: Driver::new(Arc::clone(&ports)),
             ports,
+            rate: Arc::default(),
         }
     }
 

@@ -2,22 +2,27 @@
 //! queues it and answers 202 before any work is done. Answers say nothing that
 //! would help a stranger.
 
+mod identity;
+
 use super::{Answer, Engine};
 use crate::message::{Body, Delivery, Message};
 use crate::ports::PortError;
 use crate::verify;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use identity::delivery_id;
 use jiff::{SignedDuration, Timestamp};
-use loopy_contract::ids::derive;
 use loopy_contract::manifest::{Manifest, SensorTrigger, VerifyScheme};
-use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The largest body that is accepted, in bytes: with its headers it still fits
 /// one queue message of 1 MiB.
 pub const MAX_BODY_BYTES: usize = 640 * 1024;
+
+/// The most bytes of header names and values that are accepted.
+pub(crate) const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// How long a repeated delivery is recognised.
 const SEEN_FOR: SignedDuration = SignedDuration::from_hours(24 * 7);
@@ -41,9 +46,9 @@ pub struct WebhookRequest {
 }
 
 impl Engine {
-    /// Takes a webhook delivery: 202 accepted (or seen before), 401 not
-    /// verified, 404 no such path, 405 not a POST, 413 too large, 503 when it
-    /// cannot be verified or queued now.
+    /// Takes a webhook delivery: 202 accepted (or seen before; Slack wants an empty
+    /// 200), 401 not verified, 404 no such path, 405 not a POST, 413 or 431 too large,
+    /// 429 too many, 503 when it cannot be verified or queued now.
     pub async fn webhook(&self, request: WebhookRequest) -> Answer {
         match self.take_delivery(request).await {
             Ok(answer) => answer,
@@ -56,7 +61,7 @@ impl Engine {
 
     async fn take_delivery(&self, request: WebhookRequest) -> Result<Answer, PortError> {
         let manifest = self.ports.manifests.current().await?;
-        let Some(schemes) = schemes(&manifest, &request.path) else {
+        let Some(scheme) = scheme(&manifest, &request.path) else {
             return Ok(Answer::refused(404, "no webhook here"));
         };
         if request.method != "POST" {
@@ -65,32 +70,33 @@ impl Engine {
         if request.body.len() > MAX_BODY_BYTES {
             return Ok(Answer::refused(413, "too large"));
         }
+        if header_bytes(&request.headers) > MAX_HEADER_BYTES {
+            return Ok(Answer::refused(431, "too large"));
+        }
         let now = self.ports.clock.now();
-        for scheme in &schemes {
-            let secrets = match scheme.secret_variable() {
-                Some(variable) => {
-                    let secrets = self.ports.secrets.webhook_secrets(&variable).await?;
-                    if secrets.is_empty() {
-                        tracing::error!(path = request.path, variable, "webhook secret is not set");
-                        return Ok(Answer::refused(503, "not ready"));
-                    }
-                    secrets
-                }
-                None => continue,
-            };
-            if let Err(why) =
-                verify::verify(*scheme, &secrets, &request.headers, &request.body, now)
+        if let Some(variable) = scheme.secret_variable() {
+            let secrets = self.ports.secrets.webhook_secrets(&variable).await?;
+            if secrets.is_empty() {
+                tracing::error!(path = request.path, variable, "webhook secret is not set");
+                return Ok(Answer::refused(503, "not ready"));
+            }
+            if let Err(why) = verify::verify(scheme, &secrets, &request.headers, &request.body, now)
             {
                 tracing::warn!(path = request.path, %why, "webhook delivery refused");
                 return Ok(Answer::refused(401, "not verified"));
             }
         }
-        let id = delivery_id(&request);
+        if let Some(answer) = handshake(scheme, &request.body) {
+            return Ok(answer);
+        }
+        let id = delivery_id(scheme, &request, now);
         if self.ports.store.seen(&id).await? {
-            return Ok(Answer {
-                status: 202,
-                body: json!({ "delivery": id, "repeated": true }),
-            });
+            return Ok(accepted(scheme, &id, true));
+        }
+        // Counted only here, so that nobody without the secret can use it up.
+        if !self.rate.take(&request.path, now) {
+            tracing::warn!(path = request.path, "too many webhook deliveries");
+            return Ok(Answer::refused(429, "too many requests"));
         }
         let delivery = delivery(id.clone(), request, now);
         // Queued first, marked after: a crash in between makes the sender's next
@@ -101,17 +107,50 @@ impl Engine {
             .await?;
         let expires = now.checked_add(SEEN_FOR).unwrap_or(Timestamp::MAX);
         self.ports.store.mark_seen(&id, expires).await?;
-        Ok(Answer {
-            status: 202,
-            body: json!({ "delivery": id, "repeated": false }),
-        })
+        Ok(accepted(scheme, &id, false))
     }
 }
 
-/// The verification schemes on a path; `None` when no sensor listens there.
-fn schemes(manifest: &Manifest, path: &str) -> Option<BTreeSet<VerifyScheme>> {
-    let mut listens = false;
-    let mut schemes = BTreeSet::new();
+/// Slack shows people what a slash command answers, so it hears nothing.
+fn accepted(scheme: VerifyScheme, id: &str, repeated: bool) -> Answer {
+    if scheme == VerifyScheme::Slack {
+        return Answer {
+            status: 200,
+            body: Value::Null,
+        };
+    }
+    Answer {
+        status: 202,
+        body: json!({ "delivery": id, "repeated": repeated }),
+    }
+}
+
+/// Slack asks a new address to say a word back before it sends events there
+/// (docs.slack.dev: `url_verification`). No event comes of it.
+fn handshake(scheme: VerifyScheme, body: &[u8]) -> Option<Answer> {
+    if scheme != VerifyScheme::Slack {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let challenge = body.get("challenge").and_then(Value::as_str)?;
+    (body.get("type")? == "url_verification").then(|| Answer {
+        status: 200,
+        body: json!({ "challenge": challenge }),
+    })
+}
+
+fn header_bytes(headers: &BTreeMap<String, String>) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum()
+}
+
+/// How deliveries to a path are verified; `None` when no sensor listens there.
+/// Sensors of one path share a scheme (the compiler sees to it). Where no scheme is
+/// named nothing is verified: whoever serves in public refuses such a project.
+fn scheme(manifest: &Manifest, path: &str) -> Option<VerifyScheme> {
+    let mut found = None;
     for sensor in &manifest.sensors {
         if let SensorTrigger::Webhook {
             path: listening,
@@ -119,43 +158,38 @@ fn schemes(manifest: &Manifest, path: &str) -> Option<BTreeSet<VerifyScheme>> {
         } = &sensor.trigger
             && listening == path
         {
-            listens = true;
-            schemes.extend(verify);
+            match verify {
+                None | Some(VerifyScheme::None) => found = Some(VerifyScheme::None),
+                Some(scheme) => return Some(*scheme),
+            }
         }
     }
-    listens.then_some(schemes)
-}
-
-/// The sender's own id of the delivery; without one, a hash of path and body.
-fn delivery_id(request: &WebhookRequest) -> String {
-    const ID_HEADERS: [&str; 3] = ["x-github-delivery", "webhook-id", "linear-delivery"];
-    let given = ID_HEADERS
-        .iter()
-        .find_map(|name| request.headers.get(*name))
-        .filter(|id| !id.is_empty() && id.len() <= 200);
-    match given {
-        Some(id) => derive(&["delivery", &request.path, id], 32),
-        None => {
-            let body = STANDARD.encode(&request.body);
-            derive(&["delivery-body", &request.path, &request.query, &body], 32)
-        }
-    }
+    found
 }
 
 fn delivery(id: String, request: WebhookRequest, received_at: Timestamp) -> Delivery {
     let mut headers = request.headers;
     headers.retain(|name, _| !PRIVATE_HEADERS.contains(&name.as_str()));
-    let body = match String::from_utf8(request.body) {
-        Ok(text) => Body::Text(text),
-        Err(error) => Body::Base64(STANDARD.encode(error.as_bytes())),
-    };
     Delivery {
         id,
         path: request.path,
         method: request.method,
         query: request.query,
         headers,
-        body,
+        body: body(request.body),
         received_at,
+    }
+}
+
+/// As text, unless base64 is shorter in a JSON message: a body of control
+/// characters would grow to six times its length.
+fn body(bytes: Vec<u8>) -> Body {
+    let encoded = |bytes: &[u8]| Body::Base64(STANDARD.encode(bytes));
+    match String::from_utf8(bytes) {
+        Ok(text) => match serde_json::to_string(&text) {
+            Ok(json) if json.len() <= text.len().div_ceil(3) * 4 + 2 => Body::Text(text),
+            _ => encoded(text.as_bytes()),
+        },
+        Err(error) => encoded(error.as_bytes()),
     }
 }

@@ -196,10 +196,16 @@ pub(crate) fn world(manifest: Manifest) -> World {
         timers: fused(),
         manifests: Arc::new(MemoryManifests::new(manifest, BTreeMap::new())),
         secrets: Arc::new(MemorySecrets {
-            webhooks: BTreeMap::from([(
-                "GITHUB_WEBHOOK_SECRET".to_owned(),
-                vec!["It's a Secret to Everybody".to_owned()],
-            )]),
+            webhooks: BTreeMap::from([
+                (
+                    "GITHUB_WEBHOOK_SECRET".to_owned(),
+                    vec!["It's a Secret to Everybody".to_owned()],
+                ),
+                (
+                    "SLACK_WEBHOOK_SECRET".to_owned(),
+                    vec!["slack secret".to_owned()],
+                ),
+            ]),
             token_key: b"key".to_vec(),
             ..MemorySecrets::default()
         }),

@@ -184,7 +184,8 @@ impl Delivery {
     }
 }
 
-fn sign(secret: &str, body: &[u8]) -> String {
+/// A signature as GitHub makes it.
+pub(crate) fn sign(secret: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(body);
     format!("sha256={}", hex::encode(mac.finalize().into_bytes()))

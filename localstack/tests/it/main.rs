@@ -9,6 +9,8 @@ mod deployed;
 mod fargate;
 mod forms;
 mod here;
+mod hostile;
+mod machine;
 mod orders;
 mod plain;
 mod secrets;

@@ -1,6 +1,7 @@
 //! A deployed stack as a test sees it: through the command and the queues.
 
 use crate::around::Account;
+use loopy_aws::endpoint::function_url;
 use loopy_localstack::{Loopy, eventually, prepared};
 use serde_json::Value;
 use std::process::Output;
@@ -92,6 +93,11 @@ impl Deployed {
         let outputs = found.as_array().unwrap();
         let output = outputs.iter().find(|output| output["OutputKey"] == name);
         output.unwrap()["OutputValue"].as_str().unwrap().to_owned()
+    }
+
+    /// An output that is a function's URL, as the endpoint serves it.
+    pub(crate) fn address(&self, name: &str) -> String {
+        function_url(&self.output(name), Some(&self.account.endpoint))
     }
 
     /// The account's own name of a resource of the stack.
