@@ -1,6 +1,8 @@
 //! `loopy deploy`: a project into an AWS account. Shows what would change and
 //! asks before anything is changed.
 
+pub(crate) mod approval;
+
 use crate::Outcome;
 use crate::emit::{self, Code, EmitError};
 use crate::output::{Format, Terminal};
@@ -8,8 +10,13 @@ use crate::present;
 use crate::project::{self, NoProject};
 use clap::{Args, ValueEnum};
 use loopy_aws::{ConfigError, Connection};
+use loopy_engine::ports::PortError;
+use loopy_engine::run::short_hash;
 use loopy_infra::images::{Builder, DOCKER_HOST};
-use loopy_infra::{Change, DeployError, Deployment, Needs, Plan, Progress, SecretsError, Values};
+use loopy_infra::{
+    Change, DeployError, Deployment, Needs, Plan, Progress, SecretsError, Values, Version,
+    open_runs,
+};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
@@ -49,6 +56,10 @@ pub(crate) struct Arguments {
     /// The stack's name; `loopy-` and the folder's name when absent
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
+    /// An environment of its own beside others in one account: its name ends the
+    /// stack's, and `loopy.NAME.env` is laid over `loopy.env`
+    #[arg(long, value_name = "NAME", value_parser = environment_name)]
+    env: Option<String>,
     #[command(flatten)]
     aws: Aws,
     #[command(flatten)]
@@ -63,6 +74,10 @@ pub(crate) struct Arguments {
     /// Go on without asking
     #[arg(long, short)]
     yes: bool,
+    /// Agree to what lets somebody do more than before: new access to the account, to
+    /// secrets, to the network
+    #[arg(long)]
+    approve: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -109,12 +124,42 @@ pub(crate) enum Error {
     /// AWS, or the stack, refused.
     #[error(transparent)]
     Deploy(#[from] DeployError),
+    /// Somebody could do more than before, and nobody agreed to that.
+    #[error(
+        "this lets somebody do more than before:\n{}",
+        .0.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    )]
+    Widens(Vec<String>),
+    /// The templates cannot be compared.
+    #[error("cannot tell what would change: {0}")]
+    Compare(String),
+    /// What was deployed does not work.
+    #[error(
+        "what was deployed does not work:\n{}\n{}",
+        problems.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"),
+        match back {
+            Some(name) => format!("stack {name} is again what it was before"),
+            None => "there is no version before it to go back to".to_owned(),
+        }
+    )]
+    Unhealthy {
+        /// What does not work.
+        problems: Vec<String>,
+        /// The stack, if it went back.
+        back: Option<String>,
+    },
+    /// There is nothing to go back to.
+    #[error("stack {0} has no deployment to go back to")]
+    NoRecord(String),
     /// There is nobody to ask.
     #[error("this would change stack {stack}, and there is no terminal to ask on")]
     NobodyToAsk {
         /// The stack's name.
         stack: String,
     },
+    /// The state of the stack cannot be read.
+    #[error(transparent)]
+    State(#[from] PortError),
     /// Images are to be built here, and there is no engine.
     #[error("no Docker engine answers on a socket of this machine")]
     NoDocker,
@@ -136,11 +181,20 @@ impl Error {
             Self::Project(error) => error.hint(),
             Self::Stack(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
+            Self::Widens(_) => {
+                Some("pass --approve to agree to it; --plan shows all that would change".to_owned())
+            }
+            Self::Unhealthy { .. } => Some(
+                "the functions' logs in CloudWatch say why; mend it, then deploy again".to_owned(),
+            ),
+            Self::NoRecord(_) => Some("`loopy rollback --list` shows what there is".to_owned()),
             Self::NobodyToAsk { .. } => Some("pass --yes to go on without asking".to_owned()),
             Self::NoDocker => Some(
                 "start Docker, or leave the images to the account with --images account".to_owned(),
             ),
             Self::Secrets(_)
+            | Self::Compare(_)
+            | Self::State(_)
             | Self::Config(_)
             | Self::Answer(_)
             | Self::Stdout(_)
@@ -162,16 +216,20 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
     for warning in loopy_infra::warnings(manifest) {
         terminal.say(&format!("warning: {warning}"));
     }
-    let name = arguments
+    let mut name = arguments
         .stack
         .clone()
         .unwrap_or_else(|| default_name(project));
+    let environment_name = arguments.env.as_deref();
+    if let Some(environment) = environment_name {
+        name = format!("{name}-{environment}");
+    }
     loopy_infra::deploy::check_name(&name)?;
     let needs = Needs::of(manifest, emit::has_sensor_env(project));
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let values = Values::read(project, &needs, &environment)?;
+    let values = Values::read(project, &needs, &environment, environment_name)?;
     let stack = emit::stack(&arguments.code, project, manifest, &compiled.files)?;
 
     runtime().map_err(Error::Runtime)?.block_on(async {
@@ -179,23 +237,41 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let deployment = Deployment::connect(&config, &name).await?;
         let progress = |event: Progress| terminal.say(&line(&event));
         let builder = Images::builder(arguments.images).await?;
-        let plan = deployment.plan(&stack, &progress).await?;
+        let agreed = |question: &str| {
+            if arguments.yes {
+                return Ok(true);
+            }
+            terminal.say(question);
+            ask(&name, *terminal)
+        };
+        if let Some((status, repair)) = deployment.settle(&progress).await? {
+            let explained = format!("stack {name} is {status}: {}", repair.explained());
+            if arguments.plan || !agreed(&explained)? {
+                terminal.say(&explained);
+                return Ok(Outcome::Refused);
+            }
+            deployment.repair(repair, &progress).await?;
+        }
+        let before = deployment.deployed().await?;
+        let plan = deployment.plan(&stack.template, &progress).await?;
         if plan.is_empty() {
             terminal.say(&format!("stack {name} is up to date, nothing to change"));
             if arguments.plan {
                 return Ok(Outcome::Fine);
             }
         } else {
+            let differences = approval::differences(before.as_ref(), manifest, &stack.template)?;
             terminal.say(&shown_plan(&plan, &name, &deployment));
+            terminal.say(&approval::shown(&differences));
             if arguments.plan {
                 deployment.discard(&plan).await?;
                 return Ok(Outcome::Fine);
             }
-            let agreed = if arguments.yes {
-                Ok(true)
-            } else {
-                ask(&name, *terminal)
-            };
+            if !arguments.approve && approval::needed(&differences) {
+                deployment.discard(&plan).await?;
+                return Err(Error::Widens(approval::widening(&differences)));
+            }
+            let agreed = agreed("");
             if !matches!(agreed, Ok(true)) {
                 deployment.discard(&plan).await?;
                 agreed?;
@@ -209,7 +285,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
                 deployment.discard(&plan).await?;
                 return Err(error.into());
             }
-            deployment.execute(&plan, &stack, &progress).await?;
+            deployment.execute(&plan, &stack.assets, &progress).await?;
         }
         deployment
             .publish_images(&stack, &builder, &progress)
@@ -217,6 +293,31 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let deployed = deployment
             .finish(&stack, manifest, &values, &progress)
             .await?;
+        let problems = deployment.unhealthy(&progress).await?;
+        if !problems.is_empty() {
+            let back = match before.filter(|_| !plan.is_empty()) {
+                None => None,
+                Some(before) => {
+                    terminal.say("the new version does not work; going back to the one before");
+                    go_back(&deployment, &before, &progress).await?;
+                    Some(name)
+                }
+            };
+            return Err(Error::Unhealthy { problems, back });
+        }
+        if !plan.is_empty() {
+            deployment.record(&stack, manifest).await?;
+        }
+        let open = open_runs(&loopy_infra::store(&config, &name).await?).await?;
+        if let Some(line) = draining(&open, &manifest.hash) {
+            terminal.say(&line);
+        }
+        let collected = deployment.collect(&open).await?;
+        if collected > 0 {
+            terminal.say(&format!(
+                "removed {collected} assets of versions that nothing needs"
+            ));
+        }
         let text = if arguments.format.is_json() {
             let webhooks: Map<String, Value> = deployed
                 .webhooks
@@ -235,6 +336,43 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
     })
 }
 
+/// What of earlier versions goes on.
+fn draining(open: &BTreeMap<String, usize>, manifest: &str) -> Option<String> {
+    let current = short_hash(manifest);
+    let others = open.iter().filter(|(hash, _)| *hash != current);
+    let count: usize = others.map(|(_, count)| count).sum();
+    match count {
+        0 => None,
+        1 => Some("1 run goes on with an earlier version".to_owned()),
+        _ => Some(format!("{count} runs go on with an earlier version")),
+    }
+}
+
+/// Makes the stack what it was. Its assets are in the bucket still.
+pub(crate) async fn go_back(
+    deployment: &Deployment,
+    to: &Version,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(), Error> {
+    let plan = deployment.plan(&to.template, progress).await?;
+    deployment.execute(&plan, &[], progress).await?;
+    Ok(())
+}
+
+/// A name that can end a stack's.
+fn environment_name(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty()
+        && text.len() <= 20
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("use at most 20 small letters and digits".to_owned())
+    }
+}
+
 /// The runtime that talks to AWS.
 pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
@@ -244,7 +382,7 @@ pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 /// `loopy-` and the folder's name, with hyphens for what a stack's name cannot
 /// hold.
-fn default_name(project: &Path) -> String {
+pub(crate) fn default_name(project: &Path) -> String {
     let folder = project
         .canonicalize()
         .unwrap_or_else(|_| project.to_owned());
@@ -332,6 +470,10 @@ pub(crate) fn line(event: &Progress) -> String {
         }
         Progress::ImagePushed { sandboxes } => format!("pushed the image of {sandboxes}"),
         Progress::TasksStopped { count } => format!("stopped {count} tasks that worked"),
+        Progress::Waiting { status } => {
+            format!("the stack is {status}: waiting until that is over")
+        }
+        Progress::Healthy { functions } => format!("all {functions} functions answer"),
         Progress::SecretStored { logical_id } => format!("stored the values of {logical_id}"),
     }
 }

@@ -12,6 +12,7 @@ mod destroy;
 mod diagnostics;
 mod dlq;
 mod docs;
+mod drift;
 mod emit;
 mod events;
 mod fmt;
@@ -25,11 +26,13 @@ mod output;
 mod place;
 mod present;
 mod project;
+mod rollback;
 mod run;
 mod runs;
 mod trigger;
 mod types;
 mod watch;
+mod webhooks;
 
 use clap::{Parser, Subcommand};
 use output::Terminal;
@@ -69,8 +72,14 @@ enum Command {
     Dlq(dlq::Arguments),
     /// Put a project into an AWS account
     Deploy(deploy::Arguments),
+    /// Make a stack what it was at an earlier deployment
+    Rollback(rollback::Arguments),
+    /// Where a stack, or the project, is no longer what was deployed
+    Drift(drift::Arguments),
     /// Take a deployed stack down
     Destroy(destroy::Arguments),
+    /// Where deliveries go, and telling GitHub so
+    Webhooks(webhooks::Arguments),
     /// Explain what the compiler says
     Docs(docs::Arguments),
     /// Answer an editor about the projects it has open
@@ -143,9 +152,12 @@ enum CommandError {
     /// `loopy dlq` broke off.
     #[error(transparent)]
     Dlq(#[from] dlq::DlqError),
-    /// `loopy deploy` or `loopy destroy` broke off.
+    /// `loopy deploy`, `rollback`, `drift` or `destroy` broke off.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
+    /// `loopy webhooks` broke off.
+    #[error(transparent)]
+    Webhooks(#[from] webhooks::WebhooksError),
     /// `loopy docs` broke off.
     #[error(transparent)]
     Docs(#[from] docs::DocsError),
@@ -164,6 +176,7 @@ impl CommandError {
             Self::Events(error) => error.hint(),
             Self::Dlq(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
+            Self::Webhooks(error) => error.hint(),
             Self::Docs(error) => error.hint(),
         }
     }
@@ -183,7 +196,10 @@ fn main() -> ExitCode {
         Command::Events(arguments) => events::run(arguments, &terminal).map_err(Into::into),
         Command::Dlq(arguments) => dlq::run(arguments, &terminal).map_err(Into::into),
         Command::Deploy(arguments) => deploy::run(arguments, &terminal).map_err(Into::into),
+        Command::Rollback(arguments) => rollback::run(arguments, &terminal).map_err(Into::into),
+        Command::Drift(arguments) => drift::run(arguments, &terminal).map_err(Into::into),
         Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
+        Command::Webhooks(arguments) => webhooks::run(arguments, &terminal).map_err(Into::into),
         Command::Docs(arguments) => docs::run(arguments, &terminal).map_err(Into::into),
         Command::Lsp(arguments) => return lsp::run(arguments, terminal),
         Command::Runner => {

@@ -103,8 +103,15 @@ impl Run {
             created_at: self.created_at,
             ended_at: self.ended_at,
             cost_usd: self.cost_usd(),
+            manifest: short_hash(&self.manifest.0).to_owned(),
         }
     }
+}
+
+/// The beginning of a manifest's hash, as listings have it: long enough to tell the
+/// versions of a project apart.
+pub fn short_hash(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
 }
 
 /// What a listing shows of a run.
@@ -128,6 +135,10 @@ pub struct RunSummary {
     pub ended_at: Option<Timestamp>,
     /// Dollars spent so far.
     pub cost_usd: f64,
+    /// The version of the project that it began with ([`short_hash`] of its manifest);
+    /// empty where an older build wrote the line.
+    #[serde(default)]
+    pub manifest: String,
 }
 
 /// Where a run stands.

@@ -20,7 +20,7 @@ pub struct AssetsError {
 }
 
 impl AssetsError {
-    fn new(what: String, why: impl std::fmt::Display) -> Self {
+    pub(crate) fn new(what: String, why: impl std::fmt::Display) -> Self {
         Self {
             what,
             why: why.to_string(),
@@ -162,6 +162,84 @@ impl Bucket<'_> {
             bytes: asset.bytes.len(),
         });
         Ok(())
+    }
+
+    /// Whether there is such an object.
+    pub(crate) async fn holds(&self, key: &str) -> Result<bool, AssetsError> {
+        let head = self
+            .client
+            .head_object()
+            .bucket(self.name)
+            .expected_bucket_owner(self.account)
+            .key(key)
+            .send()
+            .await;
+        match head {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(self.fault("look for", key, explain(&error))),
+        }
+    }
+
+    /// The object's bytes; `None` when there is none.
+    pub(crate) async fn read(&self, key: &str) -> Result<Option<Vec<u8>>, AssetsError> {
+        let found = self
+            .client
+            .get_object()
+            .bucket(self.name)
+            .expected_bucket_owner(self.account)
+            .key(key)
+            .send()
+            .await;
+        match found {
+            Ok(found) => match found.body.collect().await {
+                Ok(bytes) => Ok(Some(bytes.to_vec())),
+                Err(error) => Err(self.fault("read", key, error)),
+            },
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.fault("read", key, explain(&error))),
+        }
+    }
+
+    /// The keys that begin with `prefix`, sorted.
+    pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>, AssetsError> {
+        let mut keys = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let page = self
+                .client
+                .list_objects_v2()
+                .bucket(self.name)
+                .expected_bucket_owner(self.account)
+                .prefix(prefix)
+                .set_continuation_token(token)
+                .send()
+                .await
+                .map_err(|error| self.fault("list", prefix, explain(&error)))?;
+            keys.extend(page.contents().iter().filter_map(|object| object.key.clone()));
+            token = page.next_continuation_token().map(str::to_owned);
+            if token.is_none() {
+                keys.sort();
+                return Ok(keys);
+            }
+        }
+    }
+
+    /// Removes an object; one that is not there is removed.
+    pub(crate) async fn remove(&self, key: &str) -> Result<(), AssetsError> {
+        self.client
+            .delete_object()
+            .bucket(self.name)
+            .expected_bucket_owner(self.account)
+            .key(key)
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| self.fault("remove", key, explain(&error)))
+    }
+
+    fn fault(&self, verb: &str, key: &str, why: impl std::fmt::Display) -> AssetsError {
+        AssetsError::new(format!("{verb} s3://{}/{key}", self.name), why)
     }
 }
 

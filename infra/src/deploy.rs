@@ -2,141 +2,34 @@
 //! Nothing is changed before [`Deployment::execute`] but the assets bucket,
 //! and what is put there is content-addressed.
 
-use crate::assets::{AssetsError, Bucket, bucket_name};
+mod change_set;
+mod drift;
+mod error;
+mod health;
+mod history;
+mod repair;
+mod versions;
+
+pub use drift::Drift;
+pub use error::{DeployError, MAX_STACK_NAME, check_name};
+pub use history::{Record, Version};
+pub use repair::Repair;
+pub use versions::open_runs;
+
+use crate::assets::{Bucket, bucket_name};
 use crate::events::{self, Progress, explain};
 use crate::images;
-use crate::secrets::{SecretsError, Values};
+use crate::secrets::Values;
 use crate::stack::{Asset, Stack};
 use aws_config::SdkConfig;
 use aws_sdk_cloudformation::Client;
 use aws_sdk_cloudformation::error::ProvideErrorMetadata;
-use aws_sdk_cloudformation::types::{
-    Capability, ChangeSetStatus, ChangeSetType, Parameter, Replacement, Stack as Described, Tag,
-};
+use aws_sdk_cloudformation::types::{ChangeSetType, Parameter, Stack as Described};
 use loopy_aws::endpoint::function_url;
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::{Manifest, SensorTrigger};
+use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// The longest stack name: the schedule group, which takes 64 characters, has
-/// the same name.
-pub const MAX_STACK_NAME: usize = 58;
-
-/// A deployment that did not come about.
-#[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    /// Not a name for a stack.
-    #[error(
-        "`{0}` is not a stack name; use a letter, then letters, digits and hyphens, at most {MAX_STACK_NAME}"
-    )]
-    StackName(String),
-    /// The credentials do not work, or the endpoint does not answer.
-    #[error("cannot reach the AWS account: {0}")]
-    Account(String),
-    /// The stack cannot be updated as it stands.
-    #[error("stack {stack} is {status}")]
-    Status {
-        /// The stack's name.
-        stack: String,
-        /// Its status.
-        status: String,
-    },
-    /// There is no such stack.
-    #[error("there is no stack {0} in this account and region")]
-    NoStack(String),
-    /// The stack is not one of Loopy's.
-    #[error("stack {stack} has no output {output}, so it is not one that Loopy made")]
-    NotOurs {
-        /// The stack's name.
-        stack: String,
-        /// What it lacks.
-        output: &'static str,
-    },
-    /// The assets bucket cannot be used.
-    #[error(transparent)]
-    Assets(#[from] AssetsError),
-    /// CloudFormation refused a call.
-    #[error("cannot {what}: {why}")]
-    Service {
-        /// What was tried.
-        what: String,
-        /// What it said.
-        why: String,
-    },
-    /// The change was tried and rolled back.
-    #[error("stack {stack} ended {status}:\n{}", reasons.iter().map(|r| format!("  {r}")).collect::<Vec<_>>().join("\n"))]
-    Failed {
-        /// The stack's name.
-        stack: String,
-        /// Its status.
-        status: String,
-        /// The resources that failed, with the reason of each.
-        reasons: Vec<String>,
-    },
-    /// An image of a sandbox cannot be had.
-    #[error("there is no image for sandbox {sandboxes}: {why}")]
-    Image {
-        /// The sandboxes that are made from it.
-        sandboxes: String,
-        /// Why not.
-        why: String,
-    },
-    /// The stack stands, its secrets do not.
-    #[error("the stack is deployed, but {0}")]
-    Secrets(#[from] SecretsError),
-}
-
-impl DeployError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Account(_) => Some(
-                "log in, or name a --profile; `aws sts get-caller-identity` shows what works"
-                    .to_owned(),
-            ),
-            Self::Status { stack, status } => Some(match status.as_str() {
-                "ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "CREATE_FAILED" | "DELETE_FAILED" => {
-                    format!(
-                        "it was never completed or half deleted, and cannot be updated: run \
-                         `loopy destroy --stack {stack}`, then deploy again"
-                    )
-                }
-                "UPDATE_ROLLBACK_FAILED" => format!(
-                    "its last update could not be undone: run `aws cloudformation \
-                     continue-update-rollback --stack-name {stack}`, then deploy again"
-                ),
-                "UPDATE_FAILED" => format!(
-                    "its last update stopped half-way: run `aws cloudformation rollback-stack \
-                     --stack-name {stack}`, then deploy again"
-                ),
-                _ => "somebody is changing it; try again when that is over".to_owned(),
-            }),
-            Self::Failed { status, stack, .. } if status == "ROLLBACK_COMPLETE" => Some(format!(
-                "mend the cause, run `loopy destroy --stack {stack}`, then deploy again"
-            )),
-            Self::Failed { .. } => Some("mend the cause, then deploy again".to_owned()),
-            Self::Image { .. } => {
-                Some("mend the cause, then deploy again; --images says who builds it".to_owned())
-            }
-            Self::Secrets(_) => Some("mend the cause, then deploy again".to_owned()),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn service<E, R>(
-        what: impl Into<String>,
-        error: &aws_sdk_cloudformation::error::SdkError<E, R>,
-    ) -> Self
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug + 'static,
-    {
-        Self::Service {
-            what: what.into(),
-            why: explain(error),
-        }
-    }
-}
 
 /// What would be done to one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,9 +82,12 @@ pub struct Deployment {
     client: Client,
     s3: aws_sdk_s3::Client,
     secrets: aws_sdk_secretsmanager::Client,
+    lambda: aws_sdk_lambda::Client,
     images: images::Clients,
     stack: String,
     account: String,
+    /// Who deploys, as AWS knows them.
+    caller: String,
     region: String,
     endpoint: Option<String>,
 }
@@ -218,9 +114,11 @@ impl Deployment {
             client: Client::new(config),
             s3: loopy_aws::config::s3_client(config),
             secrets: aws_sdk_secretsmanager::Client::new(config),
+            lambda: aws_sdk_lambda::Client::new(config),
             images: images::Clients::new(config),
             stack: stack.to_owned(),
             account: account.to_owned(),
+            caller: identity.arn().unwrap_or_default().to_owned(),
             region: region.to_string(),
             endpoint: config.endpoint_url().map(str::to_owned),
         })
@@ -244,7 +142,7 @@ impl Deployment {
     /// used, a template that was refused.
     pub async fn plan(
         &self,
-        stack: &Stack,
+        template: &str,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Plan, DeployError> {
         let current = self.describe().await?;
@@ -267,27 +165,25 @@ impl Deployment {
         let bucket_name = self.bucket_of(current.as_ref());
         let bucket = self.bucket(&bucket_name);
         bucket.ensure(&self.region, progress).await?;
-        let bytes = stack.template.clone().into_bytes();
-        let hash = sha256_hex(&bytes);
-        let key = format!("templates/{hash}.yaml");
+        let key = history::template_key(template);
         bucket
             .upload(
                 &Asset {
                     key: key.clone(),
-                    bytes,
+                    bytes: template.as_bytes().to_vec(),
                 },
                 progress,
             )
             .await?;
 
-        let name = format!("loopy-{}", &hash[..32]);
+        let name = format!("loopy-{}", &sha256_hex(template.as_bytes())[..32]);
         let url = self.object_url(&bucket_name, &key);
         let kind = if is_new {
             ChangeSetType::Create
         } else {
             ChangeSetType::Update
         };
-        let parameters = parameters(stack, current.as_ref(), &bucket_name);
+        let parameters = parameters(template, current.as_ref(), &bucket_name)?;
         self.create_change_set(&name, &url, kind, parameters, is_new)
             .await
     }
@@ -315,7 +211,8 @@ impl Deployment {
         Ok(())
     }
 
-    /// Uploads the assets and carries the plan out, to its end.
+    /// Uploads the assets and carries the plan out, to its end. Going back to what the
+    /// bucket has still, there are none.
     ///
     /// # Errors
     /// [`DeployError::Failed`] with the reason of each resource that failed;
@@ -323,7 +220,7 @@ impl Deployment {
     pub async fn execute(
         &self,
         plan: &Plan,
-        stack: &Stack,
+        assets: &[Asset],
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), DeployError> {
         let Some(change_set) = &plan.change_set else {
@@ -332,7 +229,7 @@ impl Deployment {
         let current = self.describe().await?;
         let bucket_name = self.bucket_of(current.as_ref());
         let bucket = self.bucket(&bucket_name);
-        for asset in &stack.assets {
+        for asset in assets {
             bucket.upload(asset, progress).await?;
         }
         let seen = events::newest(&self.client, &change_set.stack_id).await;
@@ -459,173 +356,8 @@ impl Deployment {
             }
         }
     }
-
-    async fn create_change_set(
-        &self,
-        name: &str,
-        template_url: &str,
-        kind: ChangeSetType,
-        parameters: Vec<Parameter>,
-        is_new: bool,
-    ) -> Result<Plan, DeployError> {
-        let what = || format!("plan the change of stack {}", self.stack);
-        let request = self
-            .client
-            .create_change_set()
-            .stack_name(&self.stack)
-            .change_set_name(name)
-            .change_set_type(kind)
-            .template_url(template_url)
-            .capabilities(Capability::CapabilityIam)
-            .set_parameters(Some(parameters))
-            .tags(
-                Tag::builder()
-                    .key("loopy:project")
-                    .value(&self.stack)
-                    .build(),
-            );
-        let mut created = request.clone().send().await;
-        // One that an interrupted deployment left behind.
-        if created.as_ref().is_err_and(|error| {
-            error
-                .as_service_error()
-                .is_some_and(|e| e.is_already_exists_exception())
-        }) {
-            self.delete_change_set_named(name).await?;
-            created = request.send().await;
-        }
-        let created = created.map_err(|error| DeployError::service(what(), &error))?;
-        let fault = |missing: &str| DeployError::Service {
-            what: what(),
-            why: format!("the answer has no {missing}"),
-        };
-        let id = created
-            .id()
-            .ok_or_else(|| fault("change set id"))?
-            .to_owned();
-        let stack_id = created
-            .stack_id()
-            .ok_or_else(|| fault("stack id"))?
-            .to_owned();
-        let change_set = ChangeSet { id, stack_id };
-
-        for pause in events::pauses() {
-            tokio::time::sleep(pause).await;
-            let described = self
-                .client
-                .describe_change_set()
-                .change_set_name(&change_set.id)
-                .send()
-                .await
-                .map_err(|error| DeployError::service(what(), &error))?;
-            match described.status() {
-                Some(ChangeSetStatus::CreateComplete) => break,
-                Some(ChangeSetStatus::Failed) => {
-                    let reason = described.status_reason().unwrap_or("no reason was given");
-                    let plan = Plan {
-                        is_new,
-                        changes: Vec::new(),
-                        change_set: Some(change_set.clone()),
-                    };
-                    self.discard(&plan).await?;
-                    if says_no_change(reason) {
-                        return Ok(Plan {
-                            change_set: None,
-                            ..plan
-                        });
-                    }
-                    return Err(DeployError::Service {
-                        what: what(),
-                        why: reason.to_owned(),
-                    });
-                }
-                _ => {}
-            }
-        }
-        let changes = self.changes(&change_set.id).await?;
-        Ok(Plan {
-            is_new,
-            changes,
-            change_set: Some(change_set),
-        })
-    }
-
-    async fn changes(&self, id: &str) -> Result<Vec<Change>, DeployError> {
-        let mut changes = Vec::new();
-        let mut token: Option<String> = None;
-        loop {
-            let page = self
-                .client
-                .describe_change_set()
-                .change_set_name(id)
-                .set_next_token(token)
-                .send()
-                .await
-                .map_err(|error| DeployError::service("read the planned change", &error))?;
-            for change in page
-                .changes()
-                .iter()
-                .filter_map(|change| change.resource_change())
-            {
-                changes.push(Change {
-                    action: change
-                        .action()
-                        .map_or("", |action| action.as_str())
-                        .to_owned(),
-                    logical_id: change.logical_resource_id().unwrap_or_default().to_owned(),
-                    kind: change.resource_type().unwrap_or_default().to_owned(),
-                    replaced: match change.replacement() {
-                        Some(Replacement::True) => Some(true),
-                        Some(Replacement::False) => Some(false),
-                        _ => None,
-                    },
-                });
-            }
-            token = page.next_token().map(str::to_owned);
-            if token.is_none() {
-                return Ok(changes);
-            }
-        }
-    }
-
-    async fn delete_change_set(&self, id: &str) -> Result<(), DeployError> {
-        self.client
-            .delete_change_set()
-            .change_set_name(id)
-            .send()
-            .await
-            .map(|_| ())
-            .map_err(|error| DeployError::service("take back the planned change", &error))
-    }
-
-    async fn delete_change_set_named(&self, name: &str) -> Result<(), DeployError> {
-        self.client
-            .delete_change_set()
-            .stack_name(&self.stack)
-            .change_set_name(name)
-            .send()
-            .await
-            .map(|_| ())
-            .map_err(|error| DeployError::service("take back an older planned change", &error))
-    }
 }
 
-/// Whether a stack can have this name.
-///
-/// # Errors
-/// [`DeployError::StackName`].
-pub fn check_name(stack: &str) -> Result<(), DeployError> {
-    let fits = stack.len() <= MAX_STACK_NAME
-        && stack.starts_with(|c: char| c.is_ascii_alphabetic())
-        && stack.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    if fits {
-        Ok(())
-    } else {
-        Err(DeployError::StackName(stack.to_owned()))
-    }
-}
-
-/// The stack with this name; a deleted one is none.
 /// A stack's outputs by name.
 pub(crate) fn outputs(stack: &Described) -> BTreeMap<String, String> {
     let outputs = stack.outputs().iter();
@@ -634,6 +366,7 @@ pub(crate) fn outputs(stack: &Described) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The stack with this name; a deleted one is none.
 pub(crate) async fn describe(
     client: &Client,
     stack: &str,
@@ -665,7 +398,16 @@ pub(crate) async fn describe(
 }
 
 /// The bucket, and whatever else the stack has been given before.
-fn parameters(stack: &Stack, current: Option<&Described>, bucket: &str) -> Vec<Parameter> {
+fn parameters(
+    template: &str,
+    current: Option<&Described>,
+    bucket: &str,
+) -> Result<Vec<Parameter>, DeployError> {
+    let template: Value =
+        serde_saphyr::from_str(template).map_err(|error| DeployError::Service {
+            what: "read the template".to_owned(),
+            why: error.to_string(),
+        })?;
     let had = |name: &str| {
         current.is_some_and(|c| {
             c.parameters()
@@ -673,9 +415,9 @@ fn parameters(stack: &Stack, current: Option<&Described>, bucket: &str) -> Vec<P
                 .any(|p| p.parameter_key() == Some(name))
         })
     };
-    stack
-        .parameters
-        .iter()
+    let names = template["Parameters"].as_object();
+    let names = names.into_iter().flat_map(|parameters| parameters.keys());
+    Ok(names
         .filter_map(|name| {
             let parameter = Parameter::builder().parameter_key(name);
             if name == "AssetsBucket" {
@@ -686,38 +428,5 @@ fn parameters(stack: &Stack, current: Option<&Described>, bucket: &str) -> Vec<P
                 None
             }
         })
-        .collect()
-}
-
-fn says_no_change(reason: &str) -> bool {
-    reason.contains("didn't contain changes") || reason.contains("No updates are to be performed")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_a_stack_can_have() {
-        for name in ["a", "My-Project-2"] {
-            assert!(check_name(name).is_ok(), "{name}");
-        }
-        for name in ["", "2x", "a_b", "a.b", "ä", &"a".repeat(65)] {
-            assert!(check_name(name).is_err(), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_stack_that_never_stood_has_to_go_first() {
-        let error = DeployError::Status {
-            stack: "pr".to_owned(),
-            status: "ROLLBACK_COMPLETE".to_owned(),
-        };
-        assert_eq!(error.to_string(), "stack pr is ROLLBACK_COMPLETE");
-        assert!(
-            error
-                .hint()
-                .is_some_and(|hint| hint.contains("loopy destroy --stack pr"))
-        );
-    }
+        .collect())
 }

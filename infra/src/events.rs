@@ -55,6 +55,16 @@ pub enum Progress {
         /// How many there were at a time.
         count: usize,
     },
+    /// Somebody else changes the stack, and that is waited for.
+    Waiting {
+        /// The stack's status.
+        status: String,
+    },
+    /// Every function answered.
+    Healthy {
+        /// How many there are.
+        functions: usize,
+    },
     /// A secret got new values.
     SecretStored {
         /// Its name in the template.

@@ -8,6 +8,7 @@ pub mod binaries;
 pub mod deploy;
 mod desk;
 pub mod destroy;
+pub mod difference;
 pub mod emit;
 mod events;
 pub mod images;
@@ -20,11 +21,14 @@ mod state;
 mod yaml;
 
 pub use binaries::{BinariesError, build, read_folder};
-pub use deploy::{Change, DeployError, Deployed, Deployment, Plan};
+pub use deploy::{
+    Change, DeployError, Deployed, Deployment, Drift, Plan, Record, Repair, Version, open_runs,
+};
 pub use desk::{Desk, desk};
+pub use difference::{Action, Difference, Part, differences};
 pub use emit::{EmitError, emit};
 pub use events::Progress;
 pub use preflight::{refusals, warnings};
 pub use secrets::{SecretsError, Values};
 pub use stack::{Architecture, Asset, Binaries, Image, Needs, Stack, StackError, stack};
-pub use state::store;
+pub use state::{store, webhook_url};

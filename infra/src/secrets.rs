@@ -84,17 +84,19 @@ impl Values {
     /// Reads what `needs` names: webhook secrets and the provider's credentials
     /// from `environment` (this process's) and, where that has none,
     /// `loopy.env`; each sandbox's variables from its `env_file`s, later files
-    /// winning; the sensors' from `sensors/.env`.
+    /// winning; the sensors' from `sensors/.env`. With `name`, an environment's name,
+    /// each of these files has another one laid over it, where there is one:
+    /// `loopy.staging.env` over `loopy.env`, `sensors/.staging.env` over `sensors/.env`.
     ///
     /// # Errors
     /// [`SecretsError`] names every variable or file that is missing.
-    pub fn read(root: &Path, needs: &Needs, environment: &Variables) -> Result<Self, SecretsError> {
-        let engine_path = root.join(ENGINE_FILE);
-        let mut own = if engine_path.is_file() {
-            read_file(&engine_path)?
-        } else {
-            BTreeMap::new()
-        };
+    pub fn read(
+        root: &Path,
+        needs: &Needs,
+        environment: &Variables,
+        name: Option<&str>,
+    ) -> Result<Self, SecretsError> {
+        let mut own = read_laid_over(&root.join(ENGINE_FILE), name)?.unwrap_or_default();
         own.extend(
             environment
                 .iter()
@@ -153,16 +155,14 @@ impl Values {
                         path: file.clone(),
                     });
                 }
-                let path = root.join(path);
-                if path.is_file() {
-                    variables.extend(read_file(&path)?);
-                } else {
-                    missing.push(format!("the file {file}, env_file of sandbox {sandbox}"));
+                match read_laid_over(&root.join(path), name)? {
+                    Some(found) => variables.extend(found),
+                    None => missing.push(format!("the file {file}, env_file of sandbox {sandbox}")),
                 }
             }
         }
         if needs.sensors {
-            values.sensors = read_file(&root.join(SENSOR_FILE))?;
+            values.sensors = read_laid_over(&root.join(SENSOR_FILE), name)?.unwrap_or_default();
         }
         if missing.is_empty() {
             Ok(values)
@@ -238,6 +238,25 @@ async fn store_one(client: &Client, secret: &str, value: &Value) -> Result<bool,
         .await
         .map_err(|error| fault("write", crate::events::explain(&error)))?;
     Ok(true)
+}
+
+/// Reads a file and what lies over it in this environment; `None` when there is
+/// neither.
+fn read_laid_over(path: &Path, name: Option<&str>) -> Result<Option<Variables>, SecretsError> {
+    let over = name.and_then(|name| {
+        let file = path.file_name()?.to_str()?;
+        let stem = file.strip_suffix(".env")?;
+        Some(path.with_file_name(format!("{stem}.{name}.env")))
+    });
+    let mut found = None;
+    for path in [Some(path.to_owned()), over].into_iter().flatten() {
+        if path.is_file() {
+            found
+                .get_or_insert_with(Variables::new)
+                .extend(read_file(&path)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Reads a dotenv file: `KEY=VALUE` a line, `#` before whole-line comments,
@@ -336,7 +355,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.env"), "A=1\n").unwrap();
         std::fs::write(folder.path().join("loopy.env"), "GITHUB_WEBHOOK_SECRET=\n").unwrap();
-        let error = Values::read(folder.path(), &needs(), &Variables::new()).unwrap_err();
+        let error = Values::read(folder.path(), &needs(), &Variables::new(), None).unwrap_err();
         let SecretsError::Missing(missing) = error else {
             unreachable!("{error}")
         };
@@ -344,6 +363,37 @@ mod tests {
         assert!(missing[0].starts_with("GITHUB_WEBHOOK_SECRET, for sensor pr"));
         assert!(missing[1].starts_with("DAYTONA_API_KEY"));
         assert!(missing[2].contains("b.env"));
+    }
+
+    #[test]
+    fn an_environment_lays_its_files_over_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        };
+        write(
+            "loopy.env",
+            "GITHUB_WEBHOOK_SECRET=s\nDAYTONA_API_KEY=live\n",
+        );
+        write("loopy.staging.env", "DAYTONA_API_KEY=trial\n");
+        write("a.env", "A=1\nB=1\n");
+        write("a.staging.env", "B=2\n");
+        write("b.staging.env", "C=3\n");
+        std::fs::create_dir(folder.path().join("sensors")).unwrap();
+        write("sensors/.env", "S=1\n");
+        write("sensors/.staging.env", "S=2\n");
+        let mut needs = needs();
+        needs.sensors = true;
+        let none = Variables::new();
+        let values = Values::read(folder.path(), &needs, &none, Some("staging")).unwrap();
+        assert_eq!(values.engine["DAYTONA_API_KEY"], "trial");
+        assert_eq!(values.webhooks["GITHUB_WEBHOOK_SECRET"], "s");
+        let dev = variables(&[("A", "1"), ("B", "2"), ("C", "3")]);
+        assert_eq!(values.sandboxes["Dev"], dev);
+        assert_eq!(values.sensors, variables(&[("S", "2")]));
+        // Elsewhere nothing of it counts.
+        let missing = Values::read(folder.path(), &needs, &none, None).unwrap_err();
+        assert!(missing.to_string().contains("b.env"), "{missing}");
     }
 
     #[test]
@@ -360,7 +410,7 @@ mod tests {
         write("a.env", "A=1\nB=1\n");
         write("b.env", "B=2\n");
         let environment = variables(&[("GITHUB_WEBHOOK_SECRET", "new")]);
-        let values = Values::read(folder.path(), &needs(), &environment).unwrap();
+        let values = Values::read(folder.path(), &needs(), &environment, None).unwrap();
         assert_eq!(
             values.webhooks,
             variables(&[
@@ -385,7 +435,7 @@ mod tests {
                 sandboxes: [("Dev".to_owned(), vec![path.to_owned()])].into(),
                 ..Needs::default()
             };
-            let error = Values::read(folder.path(), &needs, &Variables::new()).unwrap_err();
+            let error = Values::read(folder.path(), &needs, &Variables::new(), None).unwrap_err();
             assert!(matches!(error, SecretsError::Outside { .. }), "{error}");
         }
     }

@@ -3,6 +3,7 @@
 use crate::deploy::{DeployError, check_name, describe, outputs};
 use aws_config::SdkConfig;
 use aws_sdk_cloudformation::Client;
+use loopy_aws::endpoint::function_url;
 use loopy_aws::{DynamoStore, SystemClock};
 use std::sync::Arc;
 
@@ -33,4 +34,21 @@ pub async fn store(config: &SdkConfig, stack: &str) -> Result<DynamoStore, Deplo
     let (table, bucket) = (output(TABLE)?, output(BUCKET)?);
     let clock = Arc::new(SystemClock);
     Ok(DynamoStore::of_config(config, table, bucket, clock))
+}
+
+/// Where a stack takes deliveries; a sensor's path follows.
+///
+/// # Errors
+/// As [`store`].
+pub async fn webhook_url(config: &SdkConfig, stack: &str) -> Result<String, DeployError> {
+    const OUTPUT: &str = "WebhookUrl";
+    check_name(stack)?;
+    let found = describe(&Client::new(config), stack)
+        .await?
+        .ok_or_else(|| DeployError::NoStack(stack.to_owned()))?;
+    let url = outputs(&found).remove(OUTPUT).ok_or(DeployError::NotOurs {
+        stack: stack.to_owned(),
+        output: OUTPUT,
+    })?;
+    Ok(function_url(&url, config.endpoint_url()))
 }

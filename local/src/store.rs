@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use loopy_contract::ids::{EventId, RunId};
 use loopy_engine::ports::{Clock, Commit, Document, PortError, RunFilter, Store, Stored};
 use loopy_engine::record::{EventFilter, EventRecord};
-use loopy_engine::run::{Effect, Run, RunSummary};
+use loopy_engine::run::{Effect, Run, RunSummary, short_hash};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::sync::Arc;
 
@@ -293,7 +293,7 @@ pub(crate) async fn list(db: &ReadDb, filter: &RunFilter) -> Result<Vec<RunSumma
         connection
             .prepare_cached(&format!(
                 "SELECT id, workflow, status, event, event_id, cascade, created_ns, ended_ns, \
-                 cost_usd FROM runs {condition} ORDER BY created_ns DESC, id DESC LIMIT :limit"
+                 cost_usd, manifest FROM runs {condition} ORDER BY created_ns DESC, id DESC LIMIT :limit"
             ))?
             .query_map(&*values, summary)?
             .collect()
@@ -314,6 +314,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<RunSummary> {
         created_at: moment(row.get(6)?),
         ended_at: ended.map(moment),
         cost_usd: row.get(8)?,
+        manifest: short_hash(&row.get::<_, String>(9)?).to_owned(),
     })
 }
 

@@ -36,7 +36,8 @@ pub const VARIABLES: [&str; 3] = [APP_ID, APP_KEY, API_URL];
 /// The variable that a sandbox finds its token in.
 pub const TOKEN: &str = "GITHUB_TOKEN";
 
-const API: &str = "https://api.github.com";
+/// Where the API is, when nothing else is said.
+pub const API: &str = "https://api.github.com";
 /// How long GitHub may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Clocks differ: a JWT counts as made this many seconds ago.
@@ -68,6 +69,20 @@ impl GithubTokens {
             clock,
             http,
         })
+    }
+
+    /// A token of the App's for one repository (`owner/name`) and all that the App may
+    /// do there; `None` when no App is configured.
+    ///
+    /// # Errors
+    /// The App is half configured, is not installed there, or GitHub refuses.
+    pub async fn token_for(&self, name: &str) -> Result<Option<String>, PortError> {
+        match App::read(&self.secrets.github_app().await?)? {
+            Some(app) => Ok(Some(
+                self.mint(&app, &BTreeSet::from([name.to_owned()])).await?,
+            )),
+            None => Ok(None),
+        }
     }
 
     /// A token for these repositories, which are on GitHub.

@@ -1,13 +1,18 @@
 //! A stand-in for GitHub's API, as far as an App needs it to get tokens: it checks
 //! the App's signature and the JWT's times, knows which repositories its
-//! installations reach, and hands out tokens that name what they are for.
+//! installations reach, and hands out tokens that name what they are for. It keeps
+//! repository webhooks too.
+
+mod hooks;
+
+pub use hooks::PERSON;
 
 use crate::host::Host;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
@@ -36,6 +41,7 @@ struct Shared {
     installations: BTreeMap<String, u64>,
     /// What tokens were asked for: the installation, and the body.
     asked: Mutex<Vec<(u64, Value)>>,
+    hooks: hooks::Hooks,
 }
 
 impl GithubApi {
@@ -55,10 +61,21 @@ impl GithubApi {
                 .map(|(name, id)| ((*name).to_owned(), *id))
                 .collect(),
             asked: Mutex::default(),
+            hooks: hooks::Hooks::default(),
         });
         let router = Router::new()
             .route("/repos/{owner}/{name}/installation", get(installation))
             .route("/app/installations/{id}/access_tokens", post(token))
+            .route(
+                "/repos/{owner}/{name}/hooks",
+                get(hooks::list).post(hooks::create),
+            )
+            .route("/repos/{owner}/{name}/hooks/{id}", patch(hooks::update))
+            .route("/repos/{owner}/{name}/hooks/{id}/pings", post(hooks::ping))
+            .route(
+                "/repos/{owner}/{name}/hooks/{id}/deliveries",
+                get(hooks::deliveries),
+            )
             .with_state(Arc::clone(&shared));
         Ok(Self {
             host: Host::start("github-api", router)?,
@@ -69,6 +86,17 @@ impl GithubApi {
     /// The base URL, for `GITHUB_API_URL`.
     pub fn url(&self) -> String {
         self.host.url()
+    }
+
+    /// The webhooks of a repository (`owner/name`), as GitHub shows them.
+    pub fn hooks(&self, name: &str) -> Vec<Value> {
+        self.shared.hooks.of(name)
+    }
+
+    /// Changes all webhooks of a repository, as a person would on its pages: `body` is
+    /// what the API takes ("Update a repository webhook").
+    pub fn edit_hooks(&self, name: &str, body: &Value) {
+        self.shared.hooks.edit(name, body);
     }
 
     /// What tokens were asked for so far: the installation, and the body.

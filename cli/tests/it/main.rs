@@ -28,3 +28,4 @@ mod torture;
 mod trigger;
 mod types;
 mod watch;
+mod webhooks;

@@ -6,6 +6,7 @@ mod around;
 mod binaries;
 mod clock;
 mod deployed;
+mod deploys;
 mod fargate;
 mod forms;
 mod here;

@@ -1,0 +1,334 @@
+//! The differences of two manifests.
+
+use super::{Action, Difference, Part, Side, Thing, compare};
+use crate::stack::{Needs, used_sandboxes};
+use loopy_contract::manifest::{
+    Manifest, ModelKeys, SensorTrigger, Step, Trigger, VerifyScheme, Workflow,
+};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// What differs between the manifests.
+pub(super) fn differences(old: &Manifest, new: &Manifest) -> Vec<Difference> {
+    let no = |_: &str, _: Option<&Thing>, _: &Thing| None;
+    let mut found = workflows(old, new);
+    found.extend(compare(Part::Event, &events(old), &events(new), no));
+    found.extend(compare(
+        Part::Schedule,
+        &schedules(old),
+        &schedules(new),
+        no,
+    ));
+    found.extend(compare(
+        Part::Webhook,
+        &webhooks(old),
+        &webhooks(new),
+        opens_webhook,
+    ));
+    found.extend(compare(Part::Sensor, &sensors(old), &sensors(new), no));
+    found.extend(compare(Part::Skill, &skills(old), &skills(new), no));
+    found.extend(approvals(old, new));
+    found.extend(compare(Part::Tools, &tools(old), &tools(new), more_tools));
+    found.extend(compare(
+        Part::Secret,
+        &secrets(old),
+        &secrets(new),
+        hands_over,
+    ));
+    found.extend(compare(Part::Egress, &egress(old), &egress(new), opens));
+    found.extend(compare(
+        Part::Repository,
+        &repositories(old),
+        &repositories(new),
+        |_, before, _| {
+            before
+                .is_none()
+                .then(|| "what works in the sandbox gets the repository".to_owned())
+        },
+    ));
+    found
+}
+
+fn workflows(old: &Manifest, new: &Manifest) -> Vec<Difference> {
+    let side = |manifest: &Manifest| -> Side {
+        let workflows = manifest.workflows.iter();
+        workflows
+            .map(|(name, workflow)| {
+                let about = format!("{}, {}", steps(workflow.steps.len()), starts(workflow));
+                let content = json!(workflow).to_string();
+                (name.clone(), Thing { about, content })
+            })
+            .collect()
+    };
+    let mut found = compare(Part::Workflow, &side(old), &side(new), |_, _, _| None);
+    for difference in &mut found {
+        let (before, after) = (
+            old.workflows.get(&difference.name),
+            new.workflows.get(&difference.name),
+        );
+        if let (Some(before), Some(after)) = (before, after) {
+            difference.about = changed_steps(before, after);
+        }
+    }
+    found
+}
+
+fn steps(count: usize) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} step{plural}")
+}
+
+fn starts(workflow: &Workflow) -> String {
+    match workflow.entry_trigger() {
+        Some(Trigger::Event { event, .. }) => format!("on {event}"),
+        Some(Trigger::Cron { expr, tz, .. }) => format!("at {}", cron(expr, tz.as_deref())),
+        None => "without a trigger".to_owned(),
+    }
+}
+
+fn cron(expr: &str, zone: Option<&str>) -> String {
+    format!("{expr} {}", zone.unwrap_or("UTC"))
+}
+
+/// `step look changed, step ask added`.
+fn changed_steps(old: &Workflow, new: &Workflow) -> String {
+    let mut words = Vec::new();
+    for (name, step) in &new.steps {
+        match old.steps.get(name) {
+            None => words.push(format!("step {name} added")),
+            Some(before) if before != step => words.push(format!("step {name} changed")),
+            Some(_) => {}
+        }
+    }
+    let gone = old
+        .steps
+        .keys()
+        .filter(|name| !new.steps.contains_key(*name));
+    words.extend(gone.map(|name| format!("step {name} removed")));
+    words.join(", ")
+}
+
+fn events(manifest: &Manifest) -> Side {
+    let events = manifest.registry.events.iter();
+    events
+        .map(|(name, contract)| {
+            let fields: Vec<&str> = contract.fields.keys().map(String::as_str).collect();
+            let about = fields.join(", ");
+            let content = json!(contract).to_string();
+            (name.clone(), Thing { about, content })
+        })
+        .collect()
+}
+
+fn schedules(manifest: &Manifest) -> Side {
+    let mut side = Side::new();
+    for step in all_steps(manifest) {
+        if let Some(Trigger::Cron { expr, tz, .. }) = &step.trigger {
+            let name = format!("step {}", step.id);
+            side.insert(name, Thing::plain(cron(expr, tz.as_deref())));
+        }
+    }
+    for sensor in &manifest.sensors {
+        if let SensorTrigger::Poll { interval, .. } = &sensor.trigger {
+            let name = format!("sensor {}", sensor.name);
+            side.insert(name, Thing::plain(format!("every {interval}")));
+        }
+    }
+    side
+}
+
+fn webhooks(manifest: &Manifest) -> Side {
+    let mut side = Side::new();
+    for sensor in &manifest.sensors {
+        if let SensorTrigger::Webhook { path, verify } = &sensor.trigger {
+            let scheme = verify.unwrap_or(VerifyScheme::None).name();
+            side.insert(path.clone(), Thing::plain(format!("verified as {scheme}")));
+        }
+    }
+    side
+}
+
+fn opens_webhook(_: &str, before: Option<&Thing>, after: &Thing) -> Option<String> {
+    let open = format!("verified as {}", VerifyScheme::None.name());
+    match before {
+        _ if after.about == open => Some("anyone may post to it".to_owned()),
+        None => Some("it takes deliveries from outside".to_owned()),
+        Some(_) => None,
+    }
+}
+
+fn sensors(manifest: &Manifest) -> Side {
+    let files = manifest.sensor_files.iter();
+    files
+        .map(|(path, hash)| {
+            let thing = Thing {
+                about: String::new(),
+                content: hash.clone(),
+            };
+            (path.clone(), thing)
+        })
+        .collect()
+}
+
+fn skills(manifest: &Manifest) -> Side {
+    let skills = manifest.skills.iter();
+    skills
+        .map(|(name, files)| {
+            let thing = Thing {
+                about: String::new(),
+                content: json!(files).to_string(),
+            };
+            (name.clone(), thing)
+        })
+        .collect()
+}
+
+/// A step that asks a person no longer, or in fewer places.
+fn approvals(old: &Manifest, new: &Manifest) -> Vec<Difference> {
+    let asks = |step: &Step| {
+        let approve = step.approve.as_ref();
+        approve.map_or((false, false), |approve| (approve.before, approve.after))
+    };
+    let words = |(before, after): (bool, bool)| match (before, after) {
+        (true, true) => "before and after",
+        (true, false) => "before",
+        (false, true) => "after",
+        (false, false) => "never",
+    };
+    let before: BTreeMap<&str, &Step> = all_steps(old).map(|step| (&*step.id, step)).collect();
+    let mut found = Vec::new();
+    for step in all_steps(new) {
+        let Some(old) = before.get(&*step.id) else {
+            continue;
+        };
+        let (was, is) = (asks(old), asks(step));
+        if was == is {
+            continue;
+        }
+        let fewer = (was.0 && !is.0) || (was.1 && !is.1);
+        found.push(Difference {
+            part: Part::Approval,
+            action: Action::Changed,
+            name: format!("step {}", step.id),
+            about: format!("asks a person {} (was {})", words(is), words(was)),
+            widens: fewer.then(|| "it goes on without a person's word".to_owned()),
+        });
+    }
+    found
+}
+
+fn tools(manifest: &Manifest) -> Side {
+    let agents = manifest.registry.agents.iter();
+    agents
+        .map(|(name, agent)| {
+            let about = if agent.tools.is_empty() {
+                ALL.to_owned()
+            } else {
+                agent.tools.join(", ")
+            };
+            (format!("agent {name}"), Thing::plain(about))
+        })
+        .collect()
+}
+
+/// Where nothing is restricted.
+const ALL: &str = "all";
+
+fn more_tools(_: &str, before: Option<&Thing>, after: &Thing) -> Option<String> {
+    let before = before?;
+    added(&before.about, &after.about).then(|| "the agent may use more".to_owned())
+}
+
+/// Whether a list has something that an older one had not.
+fn added(before: &str, after: &str) -> bool {
+    if before == ALL {
+        return false;
+    }
+    let known: Vec<&str> = before.split(", ").collect();
+    after == ALL || after.split(", ").any(|item| !known.contains(&item))
+}
+
+fn secrets(manifest: &Manifest) -> Side {
+    let needs = Needs::of(manifest, false);
+    let mut side = Side::new();
+    for variable in needs.webhooks.keys() {
+        side.insert(variable.clone(), Thing::plain("verifies deliveries"));
+    }
+    for (sandbox, files) in &needs.sandboxes {
+        for file in files {
+            let name = format!("sandbox {sandbox}: {file}");
+            side.insert(name, Thing::plain("given to what works there"));
+        }
+    }
+    for (name, sandbox) in used_sandboxes(manifest) {
+        let place = match sandbox.model_keys {
+            ModelKeys::Sandbox => "in the sandbox",
+            ModelKeys::Proxy => "with the engine",
+        };
+        side.insert(
+            format!("sandbox {name}: keys of models"),
+            Thing::plain(place),
+        );
+    }
+    if needs.github {
+        side.insert(
+            "the GitHub App".to_owned(),
+            Thing::plain("mints tokens to clone with"),
+        );
+    }
+    if needs.daytona {
+        side.insert(
+            "DAYTONA_API_KEY".to_owned(),
+            Thing::plain("launches sandboxes"),
+        );
+    }
+    side
+}
+
+fn hands_over(name: &str, before: Option<&Thing>, after: &Thing) -> Option<String> {
+    let to_sandbox = || Some("what works in the sandbox can read it".to_owned());
+    match before {
+        None if name.contains(": ") && !name.ends_with(": keys of models") => to_sandbox(),
+        Some(_) if after.about == "in the sandbox" => to_sandbox(),
+        None if name == "the GitHub App" => Some("sandboxes get tokens of it".to_owned()),
+        _ => None,
+    }
+}
+
+fn egress(manifest: &Manifest) -> Side {
+    used_sandboxes(manifest)
+        .into_iter()
+        .map(|(name, sandbox)| {
+            let about = if sandbox.network.is_empty() {
+                ALL.to_owned()
+            } else {
+                sandbox.network.join(", ")
+            };
+            (format!("sandbox {name}"), Thing::plain(about))
+        })
+        .collect()
+}
+
+fn opens(_: &str, before: Option<&Thing>, after: &Thing) -> Option<String> {
+    let opens = match before {
+        None => true,
+        Some(before) => added(&before.about, &after.about),
+    };
+    opens.then(|| "what works there reaches more".to_owned())
+}
+
+fn repositories(manifest: &Manifest) -> Side {
+    let mut side = Side::new();
+    for (name, sandbox) in used_sandboxes(manifest) {
+        for repo in &sandbox.repos {
+            let at = repo.r#ref.as_deref().unwrap_or("its default branch");
+            side.insert(format!("sandbox {name}: {}", repo.url), Thing::plain(at));
+        }
+    }
+    side
+}
+
+fn all_steps(manifest: &Manifest) -> impl Iterator<Item = &Step> {
+    let workflows = manifest.workflows.values();
+    workflows.flat_map(|workflow| workflow.steps.values())
+}
