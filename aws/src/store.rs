@@ -257,7 +257,7 @@ impl DynamoStore {
     async fn newest(
         &self,
         what: &str,
-        kind: &str,
+        (kind, since, until): (&str, Option<Timestamp>, Option<Timestamp>),
         wanted: &[(&str, &Option<String>)],
         attributes: &str,
         limit: usize,
@@ -277,8 +277,12 @@ impl DynamoStore {
                 .query()
                 .table_name(&self.table)
                 .index_name(RUNS_INDEX)
-                .key_condition_expression("runs_pk = :kind")
+                .key_condition_expression("runs_pk = :kind AND runs_sk BETWEEN :since AND :until")
                 .expression_attribute_values(":kind", AttributeValue::S(kind.to_owned()))
+                // Keys begin with the time, and something follows: those of the last
+                // moment itself lie behind it.
+                .expression_attribute_values(":since", AttributeValue::S(bound(since, "0")))
+                .expression_attribute_values(":until", AttributeValue::S(bound(until, "~")))
                 .projection_expression(attributes)
                 .scan_index_forward(false)
                 .limit(i32::try_from(page).unwrap_or(i32::MAX))
@@ -370,7 +374,7 @@ impl Store for DynamoStore {
         let what = "list runs";
         let wanted = [("workflow", &filter.workflow), ("status", &filter.status)];
         let found = self
-            .newest(what, "RUNS", &wanted, "summary", filter.limit)
+            .newest(what, ("RUNS", None, None), &wanted, "summary", filter.limit)
             .await?;
         found
             .iter()
@@ -422,7 +426,13 @@ impl Store for DynamoStore {
         let what = "list events";
         let wanted = [("workflow", &filter.name)];
         let keys = self
-            .newest(what, "EVENTS", &wanted, "pk, sk", filter.limit)
+            .newest(
+                what,
+                ("EVENTS", filter.since, filter.until),
+                &wanted,
+                "pk, sk",
+                filter.limit,
+            )
             .await?;
         let mut records = Vec::new();
         for item in self.items(what, keys).await? {
@@ -595,6 +605,11 @@ fn document_folder(key: &str) -> String {
 /// shorter fraction would sort behind a longer one.
 fn age_key(at: Timestamp, id: &str) -> String {
     format!("{at:.9}#{id}")
+}
+
+/// An end of a range of such keys; `open` where it has none.
+fn bound(at: Option<Timestamp>, open: &str) -> String {
+    at.map_or_else(|| open.to_owned(), |at| format!("{at:.9}"))
 }
 
 fn later(at: Timestamp) -> Timestamp {

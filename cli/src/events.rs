@@ -98,6 +98,7 @@ async fn listed(list: &List) -> Result<String, EventsError> {
     let filter = EventFilter {
         name: list.event.clone(),
         limit: list.limit,
+        ..EventFilter::default()
     };
     let records = opened.events(&filter).await?;
     if list.format.is_json() {

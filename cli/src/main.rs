@@ -26,6 +26,7 @@ mod output;
 mod place;
 mod present;
 mod project;
+mod replay;
 mod rollback;
 mod run;
 mod runs;
@@ -68,6 +69,8 @@ enum Command {
     Runs(runs::Arguments),
     /// What came in, and what became of it
     Events(events::Arguments),
+    /// Have events that came in before come in again
+    Replay(replay::Arguments),
     /// Messages that were given up, and sending them again
     Dlq(dlq::Arguments),
     /// Put a project into an AWS account
@@ -146,7 +149,7 @@ enum CommandError {
     /// `loopy runs` broke off.
     #[error(transparent)]
     Runs(#[from] named_run::RunsError),
-    /// `loopy events` broke off.
+    /// `loopy events` or `loopy replay` broke off.
     #[error(transparent)]
     Events(#[from] events::EventsError),
     /// `loopy dlq` broke off.
@@ -194,6 +197,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments, &terminal).map_err(Into::into),
         Command::Runs(arguments) => runs::run(arguments, &terminal).map_err(Into::into),
         Command::Events(arguments) => events::run(arguments, &terminal).map_err(Into::into),
+        Command::Replay(arguments) => replay::run(arguments, &terminal).map_err(Into::into),
         Command::Dlq(arguments) => dlq::run(arguments, &terminal).map_err(Into::into),
         Command::Deploy(arguments) => deploy::run(arguments, &terminal).map_err(Into::into),
         Command::Rollback(arguments) => rollback::run(arguments, &terminal).map_err(Into::into),

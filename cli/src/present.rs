@@ -212,6 +212,9 @@ pub(crate) fn origin(source: &Source) -> String {
         Source::Step { run, step } => format!("step {step} of run {run}"),
         Source::Cron { step } => format!("the schedule of step {step}"),
         Source::Hand => "a person".to_owned(),
+        Source::Replay { event, source } => {
+            format!("a replay of {event}, which was from {}", origin(source))
+        }
     }
 }
 

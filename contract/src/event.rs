@@ -72,6 +72,13 @@ pub enum Source {
     },
     /// A person, with `loopy trigger`.
     Hand,
+    /// A person, who had it happen again.
+    Replay {
+        /// The event that it repeats.
+        event: String,
+        /// Where that one came from.
+        source: Box<Source>,
+    },
 }
 
 impl Source {
@@ -79,6 +86,10 @@ impl Source {
     /// text is data in a prompt, never instruction. What a step emitted is
     /// derived from what it read, so only schedules and people are trusted.
     pub fn untrusted(&self) -> bool {
-        matches!(self, Self::Sensor { .. } | Self::Step { .. })
+        match self {
+            Self::Sensor { .. } | Self::Step { .. } => true,
+            Self::Cron { .. } | Self::Hand => false,
+            Self::Replay { source, .. } => source.untrusted(),
+        }
     }
 }

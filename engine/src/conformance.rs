@@ -278,15 +278,41 @@ async fn events(store: &dyn Store, now: Timestamp, salt: &str) -> Result<(), Bro
     store.write_event(&three, 0).await?;
     let list = |name: Option<&str>, limit| {
         let name = name.map(str::to_owned);
-        EventFilter { name, limit }
+        EventFilter {
+            name,
+            limit,
+            ..EventFilter::default()
+        }
     };
     let all = store.events(&list(None, 10)).await?;
     promise(
         "events are listed newest first",
-        all == [three.clone(), two, more.clone()],
+        all == [three.clone(), two.clone(), more.clone()],
     )?;
     let go = store.events(&list(Some("Go"), 10)).await?;
-    promise("they are filtered by name", go == [three.clone(), more])?;
+    promise(
+        "they are filtered by name",
+        go == [three.clone(), more.clone()],
+    )?;
     let first = store.events(&list(None, 1)).await?;
-    promise("a list of events keeps to its limit", first == [three])
+    promise(
+        "a list of events keeps to its limit",
+        first == [three.clone()],
+    )?;
+    let second = |seconds| now.checked_add(SignedDuration::from_secs(seconds)).ok();
+    let between = |since, until, name: Option<&str>| EventFilter {
+        name: name.map(str::to_owned),
+        since,
+        until,
+        limit: 10,
+    };
+    let found = store.events(&between(second(1), second(2), None)).await?;
+    promise(
+        "a list of events begins with its first moment and ends before its last",
+        found == [two.clone()],
+    )?;
+    let found = store.events(&between(second(1), None, Some("Go"))).await?;
+    promise("it may be of one name and of some time", found == [three])?;
+    let found = store.events(&between(None, second(2), None)).await?;
+    promise("and have no beginning", found == [two, more])
 }

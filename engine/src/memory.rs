@@ -141,10 +141,7 @@ impl Store for MemoryStore {
         let mut events: Vec<EventRecord> = lock(&self.events)
             .values()
             .map(|(record, _)| record.clone())
-            .filter(|record| {
-                let name = filter.name.as_ref();
-                name.is_none_or(|wanted| record.event.name == *wanted)
-            })
+            .filter(|record| filter.takes(record))
             .collect();
         events.sort_by(|a, b| (b.recorded_at, &b.event.id).cmp(&(a.recorded_at, &a.event.id)));
         events.truncate(filter.limit);

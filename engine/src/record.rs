@@ -113,6 +113,20 @@ impl EventRecord {
 pub struct EventFilter {
     /// Only those with this name.
     pub name: Option<String>,
+    /// Only those that were recorded then or later.
+    pub since: Option<Timestamp>,
+    /// Only those that were recorded before this moment.
+    pub until: Option<Timestamp>,
     /// At most this many, newest first.
     pub limit: usize,
+}
+
+impl EventFilter {
+    /// Whether the record is one of them, its number apart.
+    pub fn takes(&self, record: &EventRecord) -> bool {
+        let (name, at) = (&record.event.name, record.recorded_at);
+        self.name.as_ref().is_none_or(|wanted| wanted == name)
+            && self.since.is_none_or(|since| at >= since)
+            && self.until.is_none_or(|until| at < until)
+    }
 }

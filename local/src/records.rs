@@ -74,22 +74,28 @@ pub(crate) async fn events(
     db: &ReadDb,
     filter: &EventFilter,
 ) -> Result<Vec<EventRecord>, PortError> {
-    let (name, limit) = (filter.name.clone(), filter.limit);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+    let name = filter.name.clone();
+    let (since, until) = (
+        filter.since.map_or(i64::MIN, nanos),
+        filter.until.map_or(i64::MAX, nanos),
+    );
     let texts: Vec<String> = db
         .read(move |connection| match name {
             None => connection
                 .prepare_cached(
-                    "SELECT record FROM events ORDER BY recorded_ns DESC, id DESC LIMIT ?1",
+                    "SELECT record FROM events WHERE recorded_ns >= ?2 AND recorded_ns < ?3 \
+                     ORDER BY recorded_ns DESC, id DESC LIMIT ?1",
                 )?
-                .query_map([limit], |row| row.get(0))?
+                .query_map(params![limit, since, until], |row| row.get(0))?
                 .collect(),
             Some(name) => connection
                 .prepare_cached(
-                    "SELECT record FROM events WHERE name = ?2 \
+                    "SELECT record FROM events WHERE name = ?4 \
+                     AND recorded_ns >= ?2 AND recorded_ns < ?3 \
                      ORDER BY recorded_ns DESC, id DESC LIMIT ?1",
                 )?
-                .query_map(params![limit, name], |row| row.get(0))?
+                .query_map(params![limit, since, until, name], |row| row.get(0))?
                 .collect(),
         })
         .await

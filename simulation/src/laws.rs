@@ -525,8 +525,8 @@ impl World {
     /// No event is lost, and each starts what it starts once.
     fn rest_of_events(&self, store: &Arc<MemoryStore>) -> Result<(), String> {
         let filter = EventFilter {
-            name: None,
             limit: usize::MAX,
+            ..EventFilter::default()
         };
         let records = at_once(store.events(&filter))
             .and_then(Result::ok)

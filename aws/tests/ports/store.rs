@@ -176,13 +176,14 @@ async fn events_are_listed_by_age_beside_the_runs_and_by_name() {
         written.insert(0, record);
     }
     let all = EventFilter {
-        name: None,
         limit: 1000,
+        ..EventFilter::default()
     };
     assert_eq!(store.events(&all).await.unwrap(), written);
     let rare = EventFilter {
         name: Some("Rare".to_owned()),
         limit: 2,
+        ..EventFilter::default()
     };
     let found = store.events(&rare).await.unwrap();
     written.retain(|record| record.event.name == "Rare");
@@ -418,8 +419,8 @@ async fn large_events_and_documents_are_kept_too() {
     assert!(store.write_event(&record, 1).await.unwrap());
     assert_eq!(cold().event(&id).await.unwrap(), Some((record.clone(), 2)));
     let all = EventFilter {
-        name: None,
         limit: 5,
+        ..EventFilter::default()
     };
     assert_eq!(cold().events(&all).await.unwrap(), [record]);
 

@@ -21,6 +21,7 @@ mod logs;
 mod lsp;
 mod models;
 mod orders;
+mod replay;
 mod run;
 mod runs;
 mod support;

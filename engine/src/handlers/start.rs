@@ -1,7 +1,7 @@
 //! `start`: makes the runs that an event or a schedule's tick begins, and writes
 //! down what became of each event.
 
-use super::Engine;
+use super::{Engine, check_event};
 use crate::admission::update;
 use crate::condition::{self, Values};
 use crate::driver::Driver;
@@ -145,12 +145,20 @@ impl Engine {
         let manifest = self.ports.manifests.current().await?;
         let mut decisions = BTreeMap::new();
         let too_deep = event.depth > MAX_CASCADE_DEPTH;
+        // What is repeated was checked against the contract of its time.
+        let outdated = match &event.source {
+            Source::Replay { .. } => check_event(&manifest, &event).err(),
+            _ => None,
+        };
         for workflow in manifest.subscribers(&event.name) {
             let decision = if too_deep {
                 let because = format!(
                     "it is {} events deep in its cascade; the limit is {MAX_CASCADE_DEPTH}",
                     event.depth
                 );
+                Some(Decision::Refused { because })
+            } else if let Some(why) = &outdated {
+                let because = format!("it is repeated, and the project has changed: {why}");
                 Some(Decision::Refused { because })
             } else {
                 self.decide(&manifest, workflow, &event).await?

@@ -177,6 +177,16 @@ async fn a_deploy_in_the_middle_of_a_run_leaves_it_its_version() {
         deployed.show(&runs[0])["steps"]["say"]["output"]["said"],
         "first"
     );
+    // All that came in comes in again, over the first version.
+    let again = run(
+        &deployed,
+        &["replay", "--from", "2020-01-01T00:00:00Z", "--event", "Go"],
+    );
+    assert!(again.status.success(), "{}", said(&again));
+    assert_eq!(String::from_utf8_lossy(&again.stdout).lines().count(), 4);
+    let runs = deployed.runs_over(6).await;
+    assert_eq!(runs.len(), 6);
+
     let list = run(&deployed, &["rollback", "--list", "--json"]);
     let list: Value = serde_json::from_slice(&list.stdout).unwrap();
     let manifests: Vec<&Value> = list
