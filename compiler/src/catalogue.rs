@@ -209,7 +209,10 @@ mod tests {
                 let rest = name.strip_prefix(provider.prefix).unwrap();
                 assert!(rest.starts_with(|c: char| c.is_ascii_uppercase()), "{name}");
                 assert!(rest.chars().all(|c| c.is_ascii_alphanumeric()), "{name}");
-                assert!(!event.about.is_empty() && !event.about.contains('\n'), "{name}");
+                assert!(
+                    !event.about.is_empty() && !event.about.contains('\n'),
+                    "{name}"
+                );
                 assert!(!event.when.is_empty(), "{name} would be any delivery");
                 well_formed(event);
             }
@@ -224,7 +227,9 @@ mod tests {
         for (field, Field { type_text, reading }) in &event.fields {
             let about = format!("{name}: {field}: {type_text}");
             assert!(
-                field.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
+                field
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
                 "{about}"
             );
             assert!(types::from_text(type_text).is_some(), "{about}");
@@ -239,7 +244,9 @@ mod tests {
                     &Map::from_iter([(field.clone(), default.clone())]),
                 );
                 // Of the others it is told that they are missing.
-                let own = told.iter().find(|told| told.starts_with(&format!("/{field}:")));
+                let own = told
+                    .iter()
+                    .find(|told| told.starts_with(&format!("/{field}:")));
                 assert_eq!(own, None, "{about}");
             }
         }
@@ -265,12 +272,24 @@ mod tests {
         };
         for (events, why) in [
             ("  - {subject: x, fields: {}}", "no name"),
-            ("  - {kind: a, subject: x, fields: {}, colour: red}", "colour"),
+            (
+                "  - {kind: a, subject: x, fields: {}, colour: red}",
+                "colour",
+            ),
             ("  - {kind: a, subject: x, fields: {id: int}}", "`id`"),
-            ("  - {kind: a, subject: x, fields: {id: {type: int}}}", "`id`"),
+            (
+                "  - {kind: a, subject: x, fields: {id: {type: int}}}",
+                "`id`",
+            ),
             ("  - {kind: a, subject: x, fields: {id: inti /id}}", "inti"),
-            ("  - {kind: a, subject: x, when: [{at: /b}], fields: {}}", "/b"),
-            ("  - {kind: a, subject: x, without: [repo], fields: {}}", "repo"),
+            (
+                "  - {kind: a, subject: x, when: [{at: /b}], fields: {}}",
+                "/b",
+            ),
+            (
+                "  - {kind: a, subject: x, without: [repo], fields: {}}",
+                "repo",
+            ),
         ] {
             let found = told(events);
             assert!(found.contains(why), "{events}: {found}");
@@ -282,7 +301,10 @@ mod tests {
         assert_eq!(namespace("Github.Push"), Some("Github."));
         assert_eq!(namespace("Pagerduty.X"), Some("Pagerduty."));
         assert_eq!(namespace("Githubs.Push"), None);
-        assert_eq!(scheme_of_path("/hooks/sentry/x"), Some(VerifyScheme::Sentry));
+        assert_eq!(
+            scheme_of_path("/hooks/sentry/x"),
+            Some(VerifyScheme::Sentry)
+        );
         assert_eq!(scheme_of_path("/hooks/sentryx"), None);
         assert_eq!(scheme_of_path("/hooks/stripe"), None);
         let github = provider("Github.Push").unwrap();

@@ -39,9 +39,8 @@ pub(crate) fn few<'a>(
     candidates: impl Iterator<Item = &'a str>,
 ) -> Vec<&'a str> {
     let letters = |text: &str| -> Vec<char> { text.chars().skip(skip).collect() };
-    let lower = |letters: &[char]| -> Vec<char> {
-        letters.iter().flat_map(|c| c.to_lowercase()).collect()
-    };
+    let lower =
+        |letters: &[char]| -> Vec<char> { letters.iter().flat_map(|c| c.to_lowercase()).collect() };
     let wanted = lower(&letters(name));
     if wanted.len() > 64 {
         return Vec::new();
@@ -51,7 +50,11 @@ pub(crate) fn few<'a>(
     for candidate in candidates {
         let given = lower(&letters(candidate));
         let apart = distance(&wanted, &given);
-        let same = wanted.iter().zip(&given).take_while(|(a, b)| a == b).count();
+        let same = wanted
+            .iter()
+            .zip(&given)
+            .take_while(|(a, b)| a == b)
+            .count();
         if apart <= allowed {
             slips.push((apart, candidate));
         } else if same >= 4 {
@@ -109,9 +112,18 @@ mod tests {
 
     #[test]
     fn several_names_are_near() {
-        let names = ["A.Issue", "A.IssueCreated", "A.IssueResolved", "A.Push", "A.Fork"];
+        let names = [
+            "A.Issue",
+            "A.IssueCreated",
+            "A.IssueResolved",
+            "A.Push",
+            "A.Fork",
+        ];
         let near = |name| few(name, 2, names.into_iter());
-        assert_eq!(near("A.IssueCreate"), ["A.IssueCreated", "A.Issue", "A.IssueResolved"]);
+        assert_eq!(
+            near("A.IssueCreate"),
+            ["A.IssueCreated", "A.Issue", "A.IssueResolved"]
+        );
         assert_eq!(near("A.Pushed"), ["A.Push"]);
         assert_eq!(near("A.Deploy"), [""; 0]);
     }

@@ -905,7 +905,8 @@ impl Reader<'_> {
                     format!(
                         "event `{name}` lies in `{namespace}`, which belongs to built-in events"
                     ),
-                );
+                )
+                .hint(format!("call it `{}`", name.replace('.', "")));
             }
             let body = match self.body(node, &format!("event `{name}`")) {
                 Some(entries) => Fields::read(self.event_fields(name, entries), FILE, self.report),

@@ -59,6 +59,16 @@ pub fn event(sensor: &Sensor, call: &SensorCall) -> Result<Option<Sensed>, Built
         let event = sensor.emits.clone();
         return Err(BuiltinError::NoMapping { event });
     };
+    // A body is only read for the few events that its headers allow.
+    let headers_hold = mapping.when.iter().all(|check| match check {
+        Check::Header { name, one_of } => headers
+            .get(name)
+            .is_some_and(|value| one_of.contains(value)),
+        Check::Value { .. } | Check::Present { .. } => true,
+    });
+    if !headers_hold {
+        return Ok(None);
+    }
     let bytes = STANDARD
         .decode(body_base64)
         .map_err(|source| BuiltinError::Queued {
@@ -69,7 +79,7 @@ pub fn event(sensor: &Sensor, call: &SensorCall) -> Result<Option<Sensed>, Built
         sensor: sensor.name.clone(),
         source,
     })?;
-    Ok(holds(mapping, headers, &body).then(|| Sensed {
+    Ok(holds(mapping, &body).then(|| Sensed {
         event: sensor.emits.clone(),
         fields: fields(mapping, &body),
     }))
@@ -93,20 +103,13 @@ fn read(headers: &BTreeMap<String, String>, bytes: &[u8]) -> Result<Value, serde
     }
 }
 
-fn holds(mapping: &Mapping, headers: &BTreeMap<String, String>, body: &Value) -> bool {
+/// Whether the body is that of the event.
+fn holds(mapping: &Mapping, body: &Value) -> bool {
     mapping.when.iter().all(|check| match check {
-        Check::Header { name, one_of } => {
-            headers.get(name).is_some_and(|value| one_of.contains(value))
-        }
-        Check::Value { at, one_of } => {
-            one_of.contains(body.pointer(at).unwrap_or(&Value::Null))
-        }
-        Check::Present { at } => is_present(body, at),
+        Check::Header { .. } => true,
+        Check::Value { at, one_of } => one_of.contains(body.pointer(at).unwrap_or(&Value::Null)),
+        Check::Present { at } => body.pointer(at).is_some_and(|value| !value.is_null()),
     })
-}
-
-fn is_present(body: &Value, at: &str) -> bool {
-    body.pointer(at).is_some_and(|value| !value.is_null())
 }
 
 fn fields(mapping: &Mapping, body: &Value) -> Map<String, Value> {
@@ -275,7 +278,10 @@ mod tests {
         let mapping = json!({"when": [], "fields": {
             "command": {"at": ["/command"]}, "name": {"at": ["/user/name"]},
         }});
-        let form = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
+        let form = [(
+            "content-type",
+            "application/x-www-form-urlencoded; charset=utf-8",
+        )];
         assert_eq!(
             fields_of(mapping.clone(), &form, "command=%2Fdeploy&text=to+prod"),
             Some(json!({"command": "/deploy"})),
@@ -286,13 +292,19 @@ mod tests {
             Some(json!({"name": "ada"})),
         );
         let broken = event(&sensor(Some(mapping)), &call(&form, "payload=no"));
-        assert!(matches!(broken, Err(BuiltinError::NotJson { .. })), "{broken:?}");
+        assert!(
+            matches!(broken, Err(BuiltinError::NotJson { .. })),
+            "{broken:?}"
+        );
     }
 
     #[test]
     fn what_cannot_be_read_is_told() {
         let told = event(&sensor(None), &call(&[], "{}")).unwrap_err();
-        assert!(told.to_string().contains("deploy the project again"), "{told}");
+        assert!(
+            told.to_string().contains("deploy the project again"),
+            "{told}"
+        );
         let mapping = json!({"when": [], "fields": {}});
         let told = event(&sensor(Some(mapping)), &call(&[], "{")).unwrap_err();
         assert!(told.to_string().contains("not JSON"), "{told}");

@@ -252,10 +252,7 @@ mod tests {
         let other = "0".repeat(64);
         assert_eq!(check(&format!("v1={good}"), b"{}"), Ok(()));
         assert_eq!(check(&format!("v1={other},v1={good}"), b"{}"), Ok(()));
-        assert_eq!(
-            check(&format!("v1={good}"), b"{ }"),
-            Err(Refused::Mismatch)
-        );
+        assert_eq!(check(&format!("v1={good}"), b"{ }"), Err(Refused::Mismatch));
         assert_eq!(check(&good, b"{}"), Err(Refused::Form));
         assert_eq!(check("v1=no", b"{}"), Err(Refused::Form));
         assert_eq!(check(&format!("v0={good}"), b"{}"), Err(Refused::Form));

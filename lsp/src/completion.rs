@@ -4,8 +4,7 @@ use crate::hover::{shortened, type_of};
 use crate::workspace::Asked;
 use gen_lsp_types::{CompletionItem, CompletionItemKind, Range, TextEdit};
 use loopy_compiler::{
-    Code, FieldEntry, Index, Severity, Slot, StepEntry, catalogue, cursor, step_keys,
-    tick_fields,
+    Code, FieldEntry, Index, Severity, Slot, StepEntry, catalogue, cursor, step_keys, tick_fields,
 };
 use loopy_contract::manifest::Trigger;
 use std::collections::BTreeMap;

@@ -177,7 +177,9 @@ impl Entry {
         let actions: Vec<(&str, String)> = match &self.actions {
             Actions::Plain(actions) => {
                 let actions = actions.iter();
-                actions.map(|action| (action.as_str(), camel(action))).collect()
+                actions
+                    .map(|action| (action.as_str(), camel(action)))
+                    .collect()
             }
             Actions::Named(actions) => {
                 let actions = actions.iter();
@@ -194,7 +196,11 @@ impl Entry {
         };
         let subject = &self.subject;
         if let Some(action) = &self.action {
-            return Ok(vec![event("", subject.clone(), self.of(file, &[action.as_str()]))]);
+            return Ok(vec![event(
+                "",
+                subject.clone(),
+                self.of(file, &[action.as_str()]),
+            )]);
         }
         let known: Vec<&str> = actions.iter().map(|(action, _)| *action).collect();
         let about = match known.is_empty() {

@@ -1,6 +1,6 @@
 //! `webhook`: verifies a delivery over its raw bytes, drops a repeated one,
-//! queues it and answers 202 before any work is done. Answers say nothing that
-//! would help a stranger.
+//! queues it and answers 202 (200 to those who insist on it) before any work is
+//! done. Answers say nothing that would help a stranger.
 
 use super::{Answer, Engine};
 use crate::message::{Body, Delivery, Message};
@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::derive;
 use loopy_contract::manifest::{Manifest, SensorTrigger, VerifyScheme};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub struct WebhookRequest {
 }
 
 impl Engine {
-    /// Takes a webhook delivery: 202 accepted (or seen before), 401 not
+    /// Takes a webhook delivery: 202 or 200 accepted (or seen before), 401 not
     /// verified, 404 no such path, 405 not a POST, 413 too large, 503 when it
     /// cannot be verified or queued now.
     pub async fn webhook(&self, request: WebhookRequest) -> Answer {
@@ -85,12 +85,12 @@ impl Engine {
                 return Ok(Answer::refused(401, "not verified"));
             }
         }
+        if let Some(answer) = challenge(&schemes, &request.body) {
+            return Ok(answer);
+        }
         let id = delivery_id(&request);
         if self.ports.store.seen(&id).await? {
-            return Ok(Answer {
-                status: 202,
-                body: json!({ "delivery": id, "repeated": true }),
-            });
+            return Ok(taken(&schemes, &id, true));
         }
         let delivery = delivery(id.clone(), request, now);
         // Queued first, marked after: a crash in between makes the sender's next
@@ -101,11 +101,37 @@ impl Engine {
             .await?;
         let expires = now.checked_add(SEEN_FOR).unwrap_or(Timestamp::MAX);
         self.ports.store.mark_seen(&id, expires).await?;
-        Ok(Answer {
-            status: 202,
-            body: json!({ "delivery": id, "repeated": false }),
-        })
+        Ok(taken(&schemes, &id, false))
     }
+}
+
+/// What Slack asks for when a Request URL is set: the challenge, given back. It is
+/// no delivery.
+fn challenge(schemes: &BTreeSet<VerifyScheme>, body: &[u8]) -> Option<Answer> {
+    if !schemes.contains(&VerifyScheme::Slack) {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let challenge = body.get("challenge")?.as_str()?;
+    (body.get("type")? == "url_verification").then(|| Answer {
+        status: 200,
+        body: json!({ "challenge": challenge }),
+    })
+}
+
+/// The answer to a delivery that was taken. Linear and Slack know no success but
+/// 200, and Slack would show people what the answer to their command says.
+fn taken(schemes: &BTreeSet<VerifyScheme>, id: &str, repeated: bool) -> Answer {
+    let has = |scheme| schemes.contains(&scheme);
+    let status = match has(VerifyScheme::Slack) || has(VerifyScheme::Linear) {
+        true => 200,
+        false => 202,
+    };
+    let body = match has(VerifyScheme::Slack) {
+        true => json!({}),
+        false => json!({ "delivery": id, "repeated": repeated }),
+    };
+    Answer { status, body }
 }
 
 /// The verification schemes on a path; `None` when no sensor listens there.
