@@ -6,7 +6,7 @@ use crate::Outcome;
 use crate::output::Terminal;
 use clap::{Args, Subcommand, ValueEnum};
 use events::Named;
-use loopy_compiler::{Code, catalogue, docs};
+use loopy_compiler::{Code, catalogue, did_you_mean_one, docs};
 use serde_json::json;
 use std::io;
 
@@ -95,13 +95,10 @@ impl DocsError {
                 None => "`loopy docs errors` lists all codes".to_owned(),
             }),
             Self::NoEvent { near, .. } => {
-                let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
-                Some(match near.is_empty() {
-                    true => "`loopy docs events` lists all events".to_owned(),
-                    false => format!(
-                        "near it are {}; `loopy docs events` lists all events",
-                        near.join(", ")
-                    ),
+                let listed = "`loopy docs events` lists all events";
+                Some(match did_you_mean_one(near) {
+                    Some(asked) => format!("{asked} {listed}"),
+                    None => listed.to_owned(),
                 })
             }
             Self::Stdout(_) => None,

@@ -3,6 +3,7 @@
 
 use crate::catalogue::provider;
 use crate::diagnostic::{Code, Report};
+use crate::nearest::did_you_mean_one;
 use crate::registry::{Entry, RegistryDraft};
 use crate::sensor::SensorDraft;
 use crate::step::{TriggerDraft, Workflows};
@@ -32,11 +33,6 @@ pub(crate) fn inject(
                 .or_insert((provider, builtin, step.file.clone(), *span));
             continue;
         }
-        let near: Vec<String> = provider
-            .near(event)
-            .into_iter()
-            .map(|name| format!("`{name}`"))
-            .collect();
         let listed = format!("`loopy docs events {}` lists all", provider.name);
         report
             .add(
@@ -45,9 +41,9 @@ pub(crate) fn inject(
                 *span,
                 format!("there is no built-in event `{event}`"),
             )
-            .hint(match near.is_empty() {
-                true => listed,
-                false => format!("near it are {}; {listed}", near.join(", ")),
+            .hint(match did_you_mean_one(&provider.near(event)) {
+                Some(asked) => format!("{asked} {listed}"),
+                None => listed,
             });
     }
     for (event, (provider, builtin, file, span)) in wanted {

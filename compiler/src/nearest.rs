@@ -68,6 +68,17 @@ pub(crate) fn few<'a>(
     slips.chain(alike).take(FEW).collect()
 }
 
+/// ``did you mean `X`, `Y` or `Z`?``; nothing when there are none.
+pub fn did_you_mean_one(names: &[impl AsRef<str>]) -> Option<String> {
+    let quoted = |name: &dyn AsRef<str>| format!("`{}`", name.as_ref());
+    let (last, others) = names.split_last()?;
+    let others: Vec<String> = others.iter().map(|name| quoted(name)).collect();
+    Some(match others.is_empty() {
+        true => format!("did you mean {}?", quoted(last)),
+        false => format!("did you mean {} or {}?", others.join(", "), quoted(last)),
+    })
+}
+
 /// ``did you mean `X`?`` for the nearest candidate.
 pub(crate) fn did_you_mean<'a>(
     name: &str,
@@ -126,5 +137,10 @@ mod tests {
         );
         assert_eq!(near("A.Pushed"), ["A.Push"]);
         assert_eq!(near("A.Deploy"), [""; 0]);
+        let asked = |names: &[&str]| did_you_mean_one(names);
+        assert_eq!(asked(&[]), None);
+        assert_eq!(asked(&["A"]).as_deref(), Some("did you mean `A`?"));
+        let three = asked(&["A", "B", "C"]);
+        assert_eq!(three.as_deref(), Some("did you mean `A`, `B` or `C`?"));
     }
 }

@@ -8,7 +8,11 @@ use snapbox::str;
 fn an_event_is_explained() {
     let project = Project::of(&[]);
     let output = project.loopy(&["docs", "events", "Github.IssueCommentCreated"]);
-    output.assert().code(0).stderr_eq(str![""]).stdout_eq(str![[r#"
+    output
+        .assert()
+        .code(0)
+        .stderr_eq(str![""])
+        .stdout_eq(str![[r#"
 Github.IssueCommentCreated: somebody commented on an issue or a pull request
 
 GitHub: POST /hooks/github, signed with GITHUB_WEBHOOK_SECRET
@@ -44,10 +48,27 @@ In an integration of Sentry's, take this path for the webhook URL and the client
 for SENTRY_WEBHOOK_SECRET, and tick the resources that the project waits for. Alerts come
 when a rule names the integration as its action.
 
-  Sentry.AlertTriggered        an issue alert was triggered
-[..]
-  Sentry.CommentCreated        a comment on an issue: created
-...
+  Sentry.AlertTriggered       an issue alert was triggered
+  Sentry.Comment              a comment on an issue: any action
+  Sentry.CommentCreated       a comment on an issue: created
+  Sentry.CommentDeleted       a comment on an issue: deleted
+  Sentry.CommentUpdated       a comment on an issue: updated
+  Sentry.Error                an error: any action
+  Sentry.ErrorCreated         an error: created
+  Sentry.Installation         an installation of the integration: any action
+  Sentry.InstallationCreated  an installation of the integration: created
+  Sentry.InstallationDeleted  an installation of the integration: deleted
+  Sentry.Issue                an issue: any action
+  Sentry.IssueArchived        an issue: archived
+  Sentry.IssueAssigned        an issue: assigned
+  Sentry.IssueCreated         an issue was seen for the first time
+  Sentry.IssueIgnored         an issue: ignored
+  Sentry.IssueResolved        an issue was resolved
+  Sentry.IssueUnresolved      an issue: unresolved
+  Sentry.MetricAlert          a metric alert: any action
+  Sentry.MetricAlertCritical  a metric alert: critical
+  Sentry.MetricAlertResolved  a metric alert: resolved
+  Sentry.MetricAlertWarning   a metric alert: warning
 
 "#]]);
     let listed = json(
@@ -117,22 +138,29 @@ fn an_event_s_example_compiles() {
 fn an_event_that_is_none_is_wrong_usage() {
     let project = Project::of(&[]);
     let output = project.loopy(&["docs", "events", "Github.PullRequestReviewed"]);
-    output.assert().code(2).stdout_eq(str![""]).stderr_eq(str![[r#"
+    output
+        .assert()
+        .code(2)
+        .stdout_eq(str![""])
+        .stderr_eq(str![[r#"
 error: there is no built-in event and no service `Github.PullRequestReviewed`
 
-hint: near it are `Github.PullRequestReview`, [..]; `loopy docs events` lists all events
+hint: did you mean `Github.PullRequestReview`[..]? `loopy docs events` lists all events
 
 "#]]);
     let output = project.loopy(&["docs", "events", "gitlab"]);
     output.assert().code(2).stdout_eq(str![""]).stderr_eq(str![[r#"
 error: there is no built-in event and no service `gitlab`
 
-hint: near it are `github`, `sentry`, `slack`, `linear`, `stripe`, `pagerduty`; `loopy docs events` lists all events
+hint: did you mean `github`, `sentry`, `slack`, `linear`, `stripe` or `pagerduty`? `loopy docs events` lists all events
 
 "#]]);
     let page = project
         .loopy(&["docs", "events", "Slack.Message", "--format", "json"])
         .assert();
     let page = json(&page.code(0));
-    assert_eq!(page["when"][1]["one_of"], json!([null, "file_share", "me_message", "thread_broadcast"]));
+    assert_eq!(
+        page["when"][1]["one_of"],
+        json!([null, "file_share", "me_message", "thread_broadcast"])
+    );
 }
