@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 fn main() -> io::Result<()> {
     let mut files = Vec::new();
-    for path in ["src", "../contract/src", "../Cargo.lock"] {
+    for path in ["src", "catalogue", "../contract/src", "../Cargo.lock"] {
         let path = Path::new(path);
         println!("cargo::rerun-if-changed={}", path.display());
         collect(path, &mut files)?;

@@ -3,6 +3,7 @@
 
 use crate::catalogue::provider;
 use crate::diagnostic::{Code, Report};
+use crate::nearest::did_you_mean_one;
 use crate::registry::{Entry, RegistryDraft};
 use crate::sensor::SensorDraft;
 use crate::step::{TriggerDraft, Workflows};
@@ -26,32 +27,24 @@ pub(crate) fn inject(
         let Some(provider) = provider(event) else {
             continue;
         };
-        let name = event.strip_prefix(provider.prefix).unwrap_or_default();
-        match provider.events.iter().find(|builtin| builtin.name == name) {
-            Some(builtin) => {
-                wanted.entry(event.clone()).or_insert((
-                    provider,
-                    builtin,
-                    step.file.clone(),
-                    *span,
-                ));
-            }
-            None => {
-                let names: Vec<String> = provider
-                    .events
-                    .iter()
-                    .map(|builtin| format!("{}{}", provider.prefix, builtin.name))
-                    .collect();
-                report
-                    .add(
-                        Code::E112,
-                        &step.file,
-                        *span,
-                        format!("there is no built-in event `{event}`"),
-                    )
-                    .hint(format!("the built-in events are {}", names.join(", ")));
-            }
+        if let Some(builtin) = provider.event(event) {
+            wanted
+                .entry(event.clone())
+                .or_insert((provider, builtin, step.file.clone(), *span));
+            continue;
         }
+        let listed = format!("`loopy docs events {}` lists all", provider.name);
+        report
+            .add(
+                Code::E112,
+                &step.file,
+                *span,
+                format!("there is no built-in event `{event}`"),
+            )
+            .hint(match did_you_mean_one(&provider.near(event)) {
+                Some(asked) => format!("{asked} {listed}"),
+                None => listed,
+            });
     }
     for (event, (provider, builtin, file, span)) in wanted {
         registry.events.entries.insert(
@@ -71,6 +64,7 @@ pub(crate) fn inject(
                 emits: event,
                 source: SensorSource::Builtin,
                 provider: Some(provider.name.to_owned()),
+                mapping: Some(builtin.mapping()),
                 module: None,
                 function: None,
             },

@@ -194,11 +194,6 @@ pub fn step_keys() -> &'static [&'static str] {
     &step::KEYS
 }
 
-/// The names of all built-in events.
-pub fn builtin_events() -> impl Iterator<Item = String> {
-    catalogue::names()
-}
-
 /// The fields of a schedule's tick.
 pub fn tick_fields() -> BTreeMap<String, FieldEntry> {
     let field = |type_text: &str| FieldEntry {

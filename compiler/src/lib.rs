@@ -8,7 +8,7 @@
 
 mod assemble;
 mod builtin;
-mod catalogue;
+pub mod catalogue;
 mod condition;
 mod cron;
 mod cursor;
@@ -45,8 +45,9 @@ pub use cursor::{Cursor, Slot, cursor};
 pub use diagnostic::{Code, Diagnostic, Severity, Span};
 pub use index::{
     AgentEntry, EventEntry, FieldEntry, Index, Mention, Place, SandboxEntry, SkillEntry, StepEntry,
-    Target, builtin_events, index, step_keys, tick_fields,
+    Target, index, step_keys, tick_fields,
 };
+pub use nearest::did_you_mean_one;
 pub use outline::{BackOutline, FormsOutline, Outline, SensorOutline, StepOutline};
 pub use sources::Sources;
 

@@ -898,14 +898,16 @@ impl Reader<'_> {
         for (name, node, span) in named {
             self.check_name(name, span, "event");
             if let Some(namespace) = namespace(name) {
-                self.report.add(
-                    Code::E215,
-                    FILE,
-                    span,
-                    format!(
-                        "event `{name}` lies in `{namespace}`, which belongs to built-in events"
-                    ),
-                );
+                self.report
+                    .add(
+                        Code::E215,
+                        FILE,
+                        span,
+                        format!(
+                            "event `{name}` lies in `{namespace}`, which belongs to built-in events"
+                        ),
+                    )
+                    .hint(format!("call it `{}`", name.replace('.', "")));
             }
             let body = match self.body(node, &format!("event `{name}`")) {
                 Some(entries) => Fields::read(self.event_fields(name, entries), FILE, self.report),

@@ -261,6 +261,7 @@ impl Reader<'_> {
                 emits,
                 source,
                 provider: None,
+                mapping: None,
                 module: Some(module),
                 function: declared.function,
             },

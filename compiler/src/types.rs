@@ -173,6 +173,12 @@ fn read(node: &Node, depth: usize) -> Result<Type, Refusal> {
     }
 }
 
+/// The schema of a type that stands in a text of our own, and whether it is
+/// optional.
+pub(crate) fn from_text(text: &str) -> Option<(Value, bool)> {
+    named(text, 0).ok().map(|of| (of.schema, of.optional))
+}
+
 fn known() -> String {
     format!(
         "types are {}, enum[a, b], list[T], T? and nested maps of them",

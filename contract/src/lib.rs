@@ -8,6 +8,7 @@ pub mod failure;
 pub mod files;
 pub mod ids;
 pub mod manifest;
+pub mod mapping;
 pub mod price;
 pub mod report;
 pub mod repository;

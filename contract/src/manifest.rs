@@ -5,6 +5,7 @@
 use crate::expression::Condition;
 use crate::failure::FailureClass;
 use crate::ids::{Hasher, ManifestHash};
+use crate::mapping::Mapping;
 use crate::price::Price;
 use crate::sorted::{Sorted, SortedEntries};
 use schemars::JsonSchema;
@@ -673,9 +674,12 @@ pub struct Sensor {
     pub emits: String,
     /// Where its code is.
     pub source: SensorSource,
-    /// For a built-in: `github` or `sentry`.
+    /// For a built-in: `github`, `sentry` and so on.
     #[serde(default)]
     pub provider: Option<String>,
+    /// For a built-in: how its event is read from a delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<Mapping>,
     /// Dotted module (`sensors.hooks`) of a Python sensor; the path of others.
     #[serde(default)]
     pub module: Option<String>,
@@ -732,6 +736,8 @@ pub enum VerifyScheme {
     Stripe,
     /// `Linear-Signature`.
     Linear,
+    /// `X-PagerDuty-Signature`.
+    Pagerduty,
     /// Standard Webhooks (`webhook-signature`).
     Standard,
     /// Opted out by name.
@@ -740,12 +746,13 @@ pub enum VerifyScheme {
 
 impl VerifyScheme {
     /// All of them, in the order the documentation lists them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Github,
         Self::Sentry,
         Self::Slack,
         Self::Stripe,
         Self::Linear,
+        Self::Pagerduty,
         Self::Standard,
         Self::None,
     ];
@@ -758,6 +765,7 @@ impl VerifyScheme {
             Self::Slack => "slack",
             Self::Stripe => "stripe",
             Self::Linear => "linear",
+            Self::Pagerduty => "pagerduty",
             Self::Standard => "standard",
             Self::None => "none",
         }

@@ -3,7 +3,7 @@
 //! random number of its own.
 
 mod admission;
-mod builtin;
+pub mod builtin;
 pub mod condition;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -73,6 +73,15 @@ pub(crate) fn verify(
                 Some(Some(sent)) => fresh_at(sent / 1000, now),
             }
         }
+        // developer.pagerduty.com: Verifying signatures
+        VerifyScheme::Pagerduty => {
+            let signatures = header("x-pagerduty-signature")?
+                .split(',')
+                .filter_map(|signature| signature.trim().strip_prefix("v1="))
+                .map(from_hex)
+                .collect::<Result<Vec<_>, _>>()?;
+            any(secrets, &[body], &signatures)
+        }
         // docs.slack.dev: Verifying requests from Slack
         VerifyScheme::Slack => {
             let time = header("x-slack-request-timestamp")?;
@@ -335,6 +344,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn pagerduty_takes_any_of_several_signatures() {
+        let secrets = ["a subscription's secret".to_owned()];
+        let mut mac = Hmac::<Sha256>::new_from_slice(secrets[0].as_bytes()).unwrap();
+        mac.update(b"{}");
+        let good = hex::encode(mac.finalize().into_bytes());
+        let check = |value: &str, body: &[u8]| {
+            let signed = headers(&[("x-pagerduty-signature", value)]);
+            let now = Timestamp::UNIX_EPOCH;
+            verify(VerifyScheme::Pagerduty, &secrets, &signed, body, now)
+        };
+        let other = "0".repeat(64);
+        assert_eq!(check(&format!("v1={good}"), b"{}"), Ok(()));
+        assert_eq!(check(&format!("v1={other},v1={good}"), b"{}"), Ok(()));
+        assert_eq!(check(&format!("v1={good}"), b"{ }"), Err(Refused::Mismatch));
+        assert_eq!(check(&good, b"{}"), Err(Refused::Form));
+        assert_eq!(check("v1=no", b"{}"), Err(Refused::Form));
+        assert_eq!(check(&format!("v0={good}"), b"{}"), Err(Refused::Form));
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(
+            verify(VerifyScheme::Pagerduty, &secrets, &headers(&[]), b"{}", now),
+            Err(Refused::Missing)
+        );
     }
 
     #[test]

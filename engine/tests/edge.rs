@@ -205,7 +205,7 @@ fn slack(world: &World, body: &str) -> WebhookRequest {
     use hmac::{KeyInit, Mac};
     use loopy_engine::ports::Clock;
     let time = world.clock.now().as_second().to_string();
-    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(b"slack secret").unwrap();
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(b"It's a Secret to Everybody").unwrap();
     mac.update(format!("v0:{time}:{body}").as_bytes());
     let signature = format!("v0={}", hex::encode(mac.finalize().into_bytes()));
     WebhookRequest {

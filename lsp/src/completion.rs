@@ -4,8 +4,7 @@ use crate::hover::{shortened, type_of};
 use crate::workspace::Asked;
 use gen_lsp_types::{CompletionItem, CompletionItemKind, Range, TextEdit};
 use loopy_compiler::{
-    Code, FieldEntry, Index, Severity, Slot, StepEntry, builtin_events, cursor, step_keys,
-    tick_fields,
+    Code, FieldEntry, Index, Severity, Slot, StepEntry, catalogue, cursor, step_keys, tick_fields,
 };
 use loopy_contract::manifest::Trigger;
 use std::collections::BTreeMap;
@@ -189,9 +188,9 @@ fn events(index: &Index) -> Vec<Candidate> {
 
 fn triggers(index: &Index) -> Vec<Candidate> {
     let mut candidates = events(index);
+    let builtin = catalogue::providers().iter().flat_map(|of| of.events());
     candidates.extend(
-        builtin_events()
-            .map(|name| Candidate::new(name, CompletionItemKind::Event, "a built-in event")),
+        builtin.map(|event| Candidate::new(&event.name, CompletionItemKind::Event, &event.about)),
     );
     candidates.push(Candidate::new(
         "cron(\"0 9 * * *\")",

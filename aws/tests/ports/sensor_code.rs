@@ -38,6 +38,7 @@ fn sensor(function: &str) -> Sensor {
         emits: "Ticked".to_owned(),
         source: SensorSource::Module,
         provider: None,
+        mapping: None,
         module: Some("sensors.hooks".to_owned()),
         function: Some(function.to_owned()),
     }

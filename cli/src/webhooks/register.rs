@@ -8,7 +8,10 @@ use crate::Outcome;
 use crate::deploy::runtime;
 use crate::output::Terminal;
 use crate::project;
-use loopy_contract::manifest::{Manifest, Repo, SensorSource, SensorTrigger, VerifyScheme};
+use loopy_contract::manifest::{
+    Manifest, Repo, Sensor, SensorSource, SensorTrigger, VerifyScheme,
+};
+use loopy_contract::mapping::Check;
 use loopy_engine::ports::Secrets;
 use loopy_local::clock::SystemClock;
 use loopy_local::secrets::LocalSecrets;
@@ -283,10 +286,8 @@ fn paths(manifest: &Manifest) -> BTreeMap<String, BTreeSet<String>> {
         };
         let events = found.entry(path.clone()).or_default();
         match sensor.source {
-            SensorSource::Builtin
-            | SensorSource::Module
-            | SensorSource::Typescript
-            | SensorSource::Shell => {
+            SensorSource::Builtin => events.extend(kinds(sensor)),
+            SensorSource::Module | SensorSource::Typescript | SensorSource::Shell => {
                 events.insert("*".to_owned());
             }
         }
@@ -297,6 +298,19 @@ fn paths(manifest: &Manifest) -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     found
+}
+
+/// The kinds of deliveries (`X-GitHub-Event`) that a built-in event is made of;
+/// everything where it does not say.
+fn kinds(sensor: &Sensor) -> Vec<String> {
+    let checks = sensor.mapping.iter().flat_map(|mapping| &mapping.when);
+    checks
+        .filter_map(|check| match check {
+            Check::Header { name, one_of } if name == "x-github-event" => Some(one_of.clone()),
+            _ => None,
+        })
+        .next()
+        .unwrap_or_else(|| vec!["*".to_owned()])
 }
 
 /// The secret that deliveries are signed with; made and written to `loopy.env` where

@@ -11,6 +11,7 @@ mod cache;
 mod compile;
 mod diagnostics;
 mod docker;
+mod docs;
 mod events;
 mod files;
 mod fmt;

@@ -2,7 +2,7 @@
 //! against its contract and puts it on the bus.
 
 use super::Engine;
-use crate::builtin;
+use crate::builtin::{self, BuiltinError};
 use crate::message::{Body, Delivery};
 use crate::ports::{PortError, Sensed, SensorCall, SensorError};
 use crate::schedule;
@@ -101,9 +101,16 @@ impl Engine {
         delivery: &str,
     ) -> Result<Vec<String>, PortError> {
         let sensed = if sensor.source == SensorSource::Builtin {
-            match builtin::events(sensor, call) {
-                Ok(sensed) => sensed,
-                Err(problem) => return Ok(vec![problem]),
+            match builtin::event(sensor, call) {
+                Ok(sensed) => sensed.into_iter().collect(),
+                // Worth another try: a deploy replaces the manifest.
+                Err(error @ BuiltinError::NoMapping { .. }) => {
+                    return Err(PortError::new(
+                        format!("call sensor {}", sensor.name),
+                        error,
+                    ));
+                }
+                Err(error) => return Ok(vec![error.to_string()]),
             }
         } else {
             match self.ports.sensor_code.call(manifest, sensor, call).await {

@@ -46,8 +46,7 @@ pub struct WebhookRequest {
 }
 
 impl Engine {
-    /// Takes a webhook delivery: 202 accepted (or seen before; Slack wants an empty
-    /// 200), 401 not verified, 404 no such path, 405 not a POST, 413 or 431 too large,
+    /// Takes a webhook delivery: 202 accepted (or seen before; some want a 200), 401 not verified, 404 no such path, 405 not a POST, 413 or 431 too large,
     /// 429 too many, 503 when it cannot be verified or queued now.
     pub async fn webhook(&self, request: WebhookRequest) -> Answer {
         match self.take_delivery(request).await {
@@ -111,18 +110,18 @@ impl Engine {
     }
 }
 
-/// Slack shows people what a slash command answers, so it hears nothing.
+/// The answer to a delivery that was taken. Linear and Slack know no success but 200,
+/// and Slack shows people what a slash command answers, so it hears nothing.
 fn accepted(scheme: VerifyScheme, id: &str, repeated: bool) -> Answer {
-    if scheme == VerifyScheme::Slack {
-        return Answer {
-            status: 200,
-            body: Value::Null,
-        };
-    }
-    Answer {
-        status: 202,
-        body: json!({ "delivery": id, "repeated": repeated }),
-    }
+    let status = match scheme {
+        VerifyScheme::Slack | VerifyScheme::Linear => 200,
+        _ => 202,
+    };
+    let body = match scheme {
+        VerifyScheme::Slack => Value::Null,
+        _ => json!({ "delivery": id, "repeated": repeated }),
+    };
+    Answer { status, body }
 }
 
 /// Slack asks a new address to say a word back before it sends events there

@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use loopy_contract::event::Event;
-use loopy_contract::manifest::{Manifest, Sensor};
+use loopy_contract::manifest::{Manifest, Sensor, VerifyScheme};
 use loopy_contract::report::{Outcome, StepResult, Usage, attempt_path};
 use loopy_engine::memory::{
     ManualClock, MemoryManifests, MemoryPacks, MemoryQueues, MemorySecrets, MemoryStore,
@@ -196,16 +196,11 @@ pub(crate) fn world(manifest: Manifest) -> World {
         timers: fused(),
         manifests: Arc::new(MemoryManifests::new(manifest, BTreeMap::new())),
         secrets: Arc::new(MemorySecrets {
-            webhooks: BTreeMap::from([
-                (
-                    "GITHUB_WEBHOOK_SECRET".to_owned(),
-                    vec!["It's a Secret to Everybody".to_owned()],
-                ),
-                (
-                    "SLACK_WEBHOOK_SECRET".to_owned(),
-                    vec!["slack secret".to_owned()],
-                ),
-            ]),
+            webhooks: VerifyScheme::ALL
+                .iter()
+                .filter_map(|scheme| scheme.secret_variable())
+                .map(|variable| (variable, vec!["It's a Secret to Everybody".to_owned()]))
+                .collect(),
             token_key: b"key".to_vec(),
             ..MemorySecrets::default()
         }),

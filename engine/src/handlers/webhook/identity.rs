@@ -36,6 +36,7 @@ pub(super) fn delivery_id(
         // Sent again, these differ in parts that do not matter.
         VerifyScheme::Stripe => in_body(&request.body, "/id"),
         VerifyScheme::Slack => in_body(&request.body, "/event_id"),
+        VerifyScheme::Pagerduty => in_body(&request.body, "/event/id"),
         VerifyScheme::Sentry => None,
         VerifyScheme::None => OPEN_HEADERS.into_iter().find_map(header),
     };
