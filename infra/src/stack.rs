@@ -383,7 +383,7 @@ fn add_schedules(template: &mut Template, manifest: &Manifest) -> Result<(), Sta
         for (index, expression) in expressions.iter().enumerate() {
             let mut id = logical_id("Cron", &step.id);
             if index > 0 {
-                id.push_str("Weekdays");
+                id.push_str(&format!("Part{}", index + 1));
             }
             let message = json!({
                 "kind": "cron", "step": step.id, "scheduled_at": "<aws.scheduler.scheduled-time>",

@@ -453,14 +453,16 @@ fn cfn_lint_finds_nothing_in_the_fixed_half() {
 #[test]
 fn a_schedule_that_cannot_be_told_names_its_step() {
     let mut value = manifest_value();
-    value["workflows"]["hourly"]["steps"]["tick-tock"]["trigger"]["expr"] = json!("0 0 L * *");
+    value["workflows"]["hourly"]["steps"]["tick-tock"]["trigger"]["expr"] = json!("0 0 15W * *");
     let manifest = serde_json::from_value::<Manifest>(value).unwrap().seal();
     let error = stack(&manifest, &files(), &binaries(), false)
         .err()
         .unwrap();
     assert!(matches!(error, StackError::Schedule { .. }));
     assert!(
-        error.to_string().starts_with("step hourly/tick-tock: `L`"),
+        error
+            .to_string()
+            .starts_with("step hourly/tick-tock: the schedule `0 0 15W * *`: `15W`"),
         "{error}"
     );
 }
