@@ -28,6 +28,9 @@ import emulator_containers
 
 MINISTACK_VERSION = "1.5.33"
 
+# What the root of every account signs with where signatures are checked.
+SECRET = "secret"
+
 # How often schedules are looked at, in seconds.
 SCHEDULE_TICK = 0.5
 
@@ -37,7 +40,7 @@ SCHEDULE_TICK = 0.5
 KEPT_ENVIRONMENT = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"}
 
 
-def set_environment(endpoint: str, port: int, region: str, docker_host: str | None) -> None:
+def set_environment(endpoint: str, port: int, region: str, docker_host: str | None, enforce: bool) -> None:
     """Sets all that the emulator reads while it is imported."""
     for name in list(os.environ):
         if name not in KEPT_ENVIRONMENT:
@@ -54,7 +57,9 @@ def set_environment(endpoint: str, port: int, region: str, docker_host: str | No
         # Handed on to functions: they call back here.
         AWS_ENDPOINT_URL=endpoint,
         AWS_ACCESS_KEY_ID="test",
-        AWS_SECRET_ACCESS_KEY="test",
+        AWS_SECRET_ACCESS_KEY=SECRET if enforce else "test",
+        # Whether signatures are checked, and what the policies of roles and resources say.
+        AUTH=str(enforce).lower(),
     )
 
 
@@ -267,6 +272,21 @@ def mend_cloudformation_tables() -> None:
     handlers["update"] = then_finish(handlers["update"], 2)
 
 
+def mend_transport() -> None:
+    """Takes each request for one over TLS: what is said here is said on one machine,
+    and a policy that refuses plain HTTP would refuse everything."""
+    from ministack import app
+    from ministack.core import iam_evaluator
+
+    pin = iam_evaluator.pin_request_origin
+
+    def pin_secure(source_ip, secure_transport):
+        pin(source_ip, True)
+
+    iam_evaluator.pin_request_origin = pin_secure
+    app.pin_request_origin = pin_secure
+
+
 class Calls:
     """Counts what AWS would bill: requests, invocations with their time, units of
     the table. What a queue's mapping receives and deletes by itself counts too."""
@@ -444,6 +464,11 @@ def main() -> None:
     )
     parser.add_argument("--docker-host", help="Docker engine that runs tasks and builds images; none without it")
     parser.add_argument(
+        "--enforce",
+        action="store_true",
+        help="check signatures, and let a role do only what its policies say",
+    )
+    parser.add_argument(
         "--count-calls",
         action="store_true",
         help="count what AWS would bill, told at /_loopy/calls",
@@ -452,12 +477,14 @@ def main() -> None:
     if (found := version("ministack")) != MINISTACK_VERSION:
         sys.exit(f"ministack {found} is installed, the mends here are for {MINISTACK_VERSION}; see requirements.txt")
     endpoint = f"http://127.0.0.1:{args.port}"
-    set_environment(endpoint, args.port, args.region, args.docker_host)
+    set_environment(endpoint, args.port, args.region, args.docker_host, args.enforce)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     mend_slow_invokes()
     mend_schedules()
     mend_cloudformation_schedules()
     mend_cloudformation_tables()
+    if args.enforce:
+        mend_transport()
     if args.docker_host:
         emulator_containers.mend_tasks()
         emulator_containers.mend_registry(args.port)

@@ -57,6 +57,10 @@ pub(crate) struct Arguments {
     /// one answers, else the account
     #[arg(long, value_enum, value_name = "WHO")]
     images: Option<Images>,
+    /// A parameter of the stack's template (`AlarmEmail=me@example.com`); it stays until
+    /// another value is given. docs/deploy.md lists them
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parameter)]
+    parameters: Vec<(String, String)>,
     /// Show what would change, and stop there
     #[arg(long, conflicts_with = "yes")]
     plan: bool,
@@ -65,6 +69,14 @@ pub(crate) struct Arguments {
     yes: bool,
     #[command(flatten)]
     format: Format,
+}
+
+/// Reads `NAME=VALUE`; the value may be empty.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
 }
 
 /// Who builds images.
@@ -179,7 +191,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let deployment = Deployment::connect(&config, &name).await?;
         let progress = |event: Progress| terminal.say(&line(&event));
         let builder = Images::builder(arguments.images).await?;
-        let plan = deployment.plan(&stack, &progress).await?;
+        let given = arguments.parameters.iter().cloned().collect();
+        let plan = deployment.plan(&stack, &given, &progress).await?;
         if plan.is_empty() {
             terminal.say(&format!("stack {name} is up to date, nothing to change"));
             if arguments.plan {

@@ -5,6 +5,7 @@
 use crate::assets::{AssetsError, Bucket, bucket_name};
 use crate::events::{self, Progress, explain};
 use crate::images;
+use crate::parameters;
 use crate::secrets::{SecretsError, Values};
 use crate::stack::{Asset, Stack};
 use aws_config::SdkConfig;
@@ -30,6 +31,14 @@ pub enum DeployError {
         "`{0}` is not a stack name; use a letter, then letters, digits and hyphens, at most {MAX_STACK_NAME}"
     )]
     StackName(String),
+    /// Not a parameter of the template.
+    #[error("the stack has no parameter {name}; it has {}", known.join(", "))]
+    Parameter {
+        /// What was given.
+        name: String,
+        /// Those there are.
+        known: Vec<String>,
+    },
     /// The credentials do not work, or the endpoint does not answer.
     #[error("cannot reach the AWS account: {0}")]
     Account(String),
@@ -189,6 +198,7 @@ pub struct Deployment {
     client: Client,
     s3: aws_sdk_s3::Client,
     secrets: aws_sdk_secretsmanager::Client,
+    lambda: aws_sdk_lambda::Client,
     images: images::Clients,
     stack: String,
     account: String,
@@ -218,6 +228,7 @@ impl Deployment {
             client: Client::new(config),
             s3: loopy_aws::config::s3_client(config),
             secrets: aws_sdk_secretsmanager::Client::new(config),
+            lambda: aws_sdk_lambda::Client::new(config),
             images: images::Clients::new(config),
             stack: stack.to_owned(),
             account: account.to_owned(),
@@ -237,7 +248,7 @@ impl Deployment {
     }
 
     /// Uploads the template and has CloudFormation work out what it would
-    /// change.
+    /// change. `given` are values of the template's parameters.
     ///
     /// # Errors
     /// [`DeployError`]: a stack that cannot be updated, a bucket that cannot be
@@ -245,8 +256,10 @@ impl Deployment {
     pub async fn plan(
         &self,
         stack: &Stack,
+        given: &BTreeMap<String, String>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Plan, DeployError> {
+        parameters::check(stack, given)?;
         let current = self.describe().await?;
         let status = current
             .as_ref()
@@ -287,7 +300,12 @@ impl Deployment {
         } else {
             ChangeSetType::Update
         };
-        let parameters = parameters(stack, current.as_ref(), &bucket_name);
+        let mut given = given.clone();
+        given.insert(parameters::BUCKET.to_owned(), bucket_name);
+        if is_new {
+            parameters::reserve(&self.lambda, &mut given).await;
+        }
+        let parameters = parameters::all(stack, current.as_ref(), &given);
         self.create_change_set(&name, &url, kind, parameters, is_new)
             .await
     }
@@ -438,7 +456,7 @@ impl Deployment {
                 stack
                     .parameters()
                     .iter()
-                    .find(|p| p.parameter_key() == Some("AssetsBucket"))
+                    .find(|p| p.parameter_key() == Some(parameters::BUCKET))
             })
             .and_then(Parameter::parameter_value)
             .map_or_else(|| bucket_name(&self.account, &self.region), str::to_owned)
@@ -625,7 +643,6 @@ pub fn check_name(stack: &str) -> Result<(), DeployError> {
     }
 }
 
-/// The stack with this name; a deleted one is none.
 /// A stack's outputs by name.
 pub(crate) fn outputs(stack: &Described) -> BTreeMap<String, String> {
     let outputs = stack.outputs().iter();
@@ -634,6 +651,7 @@ pub(crate) fn outputs(stack: &Described) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The stack with this name; a deleted one is none.
 pub(crate) async fn describe(
     client: &Client,
     stack: &str,
@@ -662,31 +680,6 @@ pub(crate) async fn describe(
             &error,
         )),
     }
-}
-
-/// The bucket, and whatever else the stack has been given before.
-fn parameters(stack: &Stack, current: Option<&Described>, bucket: &str) -> Vec<Parameter> {
-    let had = |name: &str| {
-        current.is_some_and(|c| {
-            c.parameters()
-                .iter()
-                .any(|p| p.parameter_key() == Some(name))
-        })
-    };
-    stack
-        .parameters
-        .iter()
-        .filter_map(|name| {
-            let parameter = Parameter::builder().parameter_key(name);
-            if name == "AssetsBucket" {
-                Some(parameter.parameter_value(bucket).build())
-            } else if had(name) {
-                Some(parameter.use_previous_value(true).build())
-            } else {
-                None
-            }
-        })
-        .collect()
 }
 
 fn says_no_change(reason: &str) -> bool {

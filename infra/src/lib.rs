@@ -11,6 +11,7 @@ pub mod destroy;
 pub mod emit;
 mod events;
 pub mod images;
+mod parameters;
 pub mod preflight;
 mod publish;
 pub mod schedule;

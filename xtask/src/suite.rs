@@ -167,6 +167,7 @@ impl Surroundings<'_> {
             .env("LOOPY_TEST_EMULATOR", self.endpoint)
             .env("LOOPY_TEST_DIST", self.dist)
             .env("LOOPY_TEST_CFN_LINT", self.tools.python_program("cfn-lint"))
+            .env("LOOPY_TEST_CHECKOV", &self.tools.checkov)
             .env("LOOPY_TEST_AWS", self.tools.python_program("aws"))
             .env("LOOPY_TEST_PYTHON", self.tools.python_program("python"))
             .env("LOOPY_TEST_PYRIGHT", self.tools.node_program("pyright"))
