@@ -287,6 +287,56 @@ def mend_transport() -> None:
     app.pin_request_origin = pin_secure
 
 
+def mend_schedule_names() -> None:
+    """Takes a schedule for one of its group where a role is asked whether it may; all
+    were taken for schedules of the group `default`."""
+    from ministack.core import iam_actions
+
+    name = iam_actions.extract_resource_arn
+
+    def named(service, method, path, headers, body, query_params, region, account_id):
+        arn = name(service, method, path, headers, body, query_params, region, account_id)
+        before, default, schedule = arn.partition(":schedule/default/")
+        if service != "scheduler" or not default:
+            return arn
+        group = query_params.get("groupName")
+        group = group[0] if isinstance(group, list) else group
+        if not group and body:
+            group = json.loads(body).get("GroupName")
+        return f"{before}:schedule/{group or 'default'}/{schedule}"
+
+    iam_actions.extract_resource_arn = named
+
+
+def mend_cloudformation_roles() -> None:
+    """Lets CloudFormation bound roles; a permissions boundary was dropped."""
+    from ministack.services import iam
+    from ministack.services.cloudformation import provisioners
+
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::IAM::Role"]
+
+    def bound(name, properties):
+        boundary = properties.get("PermissionsBoundary")
+        if boundary:
+            change = {"RoleName": name, "PermissionsBoundary": boundary}
+            status, _, answer = iam._put_role_permissions_boundary(change)
+            if status >= 400:
+                raise ValueError(f"AWS::IAM::Role {name}: {answer.decode()}")
+        else:
+            iam._roles.get(name)["PermissionsBoundary"] = None
+
+    def then_bound(operation, properties_at):
+        def run(*args, **kwargs):
+            result = operation(*args, **kwargs)
+            bound(result[0], args[properties_at])
+            return result
+
+        return run
+
+    handlers["create"] = then_bound(handlers["create"], 1)
+    handlers["update"] = then_bound(handlers["update"], 2)
+
+
 class Calls:
     """Counts what AWS would bill: requests, invocations with their time, units of
     the table. What a queue's mapping receives and deletes by itself counts too."""
@@ -483,8 +533,10 @@ def main() -> None:
     mend_schedules()
     mend_cloudformation_schedules()
     mend_cloudformation_tables()
+    mend_cloudformation_roles()
     if args.enforce:
         mend_transport()
+        mend_schedule_names()
     if args.docker_host:
         emulator_containers.mend_tasks()
         emulator_containers.mend_registry(args.port)

@@ -6,6 +6,7 @@ mod around;
 mod binaries;
 mod clock;
 mod deployed;
+mod enforced;
 mod fargate;
 mod forms;
 mod here;
