@@ -28,6 +28,9 @@ import emulator_containers
 
 MINISTACK_VERSION = "1.5.33"
 
+# What the root of every account signs with where signatures are checked.
+SECRET = "secret"
+
 # How often schedules are looked at, in seconds.
 SCHEDULE_TICK = 0.5
 
@@ -37,7 +40,7 @@ SCHEDULE_TICK = 0.5
 KEPT_ENVIRONMENT = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"}
 
 
-def set_environment(endpoint: str, port: int, region: str, docker_host: str | None) -> None:
+def set_environment(endpoint: str, port: int, region: str, docker_host: str | None, enforce: bool) -> None:
     """Sets all that the emulator reads while it is imported."""
     for name in list(os.environ):
         if name not in KEPT_ENVIRONMENT:
@@ -54,7 +57,9 @@ def set_environment(endpoint: str, port: int, region: str, docker_host: str | No
         # Handed on to functions: they call back here.
         AWS_ENDPOINT_URL=endpoint,
         AWS_ACCESS_KEY_ID="test",
-        AWS_SECRET_ACCESS_KEY="test",
+        AWS_SECRET_ACCESS_KEY=SECRET if enforce else "test",
+        # Whether signatures are checked, and what the policies of roles and resources say.
+        AUTH=str(enforce).lower(),
     )
 
 
@@ -267,6 +272,71 @@ def mend_cloudformation_tables() -> None:
     handlers["update"] = then_finish(handlers["update"], 2)
 
 
+def mend_transport() -> None:
+    """Takes each request for one over TLS: what is said here is said on one machine,
+    and a policy that refuses plain HTTP would refuse everything."""
+    from ministack import app
+    from ministack.core import iam_evaluator
+
+    pin = iam_evaluator.pin_request_origin
+
+    def pin_secure(source_ip, secure_transport):
+        pin(source_ip, True)
+
+    iam_evaluator.pin_request_origin = pin_secure
+    app.pin_request_origin = pin_secure
+
+
+def mend_schedule_names() -> None:
+    """Takes a schedule for one of its group where a role is asked whether it may; all
+    were taken for schedules of the group `default`."""
+    from ministack.core import iam_actions
+
+    name = iam_actions.extract_resource_arn
+
+    def named(service, method, path, headers, body, query_params, region, account_id):
+        arn = name(service, method, path, headers, body, query_params, region, account_id)
+        before, default, schedule = arn.partition(":schedule/default/")
+        if service != "scheduler" or not default:
+            return arn
+        group = query_params.get("groupName")
+        group = group[0] if isinstance(group, list) else group
+        if not group and body:
+            group = json.loads(body).get("GroupName")
+        return f"{before}:schedule/{group or 'default'}/{schedule}"
+
+    iam_actions.extract_resource_arn = named
+
+
+def mend_cloudformation_roles() -> None:
+    """Lets CloudFormation bound roles; a permissions boundary was dropped."""
+    from ministack.services import iam
+    from ministack.services.cloudformation import provisioners
+
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::IAM::Role"]
+
+    def bound(name, properties):
+        boundary = properties.get("PermissionsBoundary")
+        if boundary:
+            change = {"RoleName": name, "PermissionsBoundary": boundary}
+            status, _, answer = iam._put_role_permissions_boundary(change)
+            if status >= 400:
+                raise ValueError(f"AWS::IAM::Role {name}: {answer.decode()}")
+        else:
+            iam._roles.get(name)["PermissionsBoundary"] = None
+
+    def then_bound(operation, properties_at):
+        def run(*args, **kwargs):
+            result = operation(*args, **kwargs)
+            bound(result[0], args[properties_at])
+            return result
+
+        return run
+
+    handlers["create"] = then_bound(handlers["create"], 1)
+    handlers["update"] = then_bound(handlers["update"], 2)
+
+
 class Calls:
     """Counts what AWS would bill: requests, invocations with their time, units of
     the table. What a queue's mapping receives and deletes by itself counts too."""
@@ -444,6 +514,11 @@ def main() -> None:
     )
     parser.add_argument("--docker-host", help="Docker engine that runs tasks and builds images; none without it")
     parser.add_argument(
+        "--enforce",
+        action="store_true",
+        help="check signatures, and let a role do only what its policies say",
+    )
+    parser.add_argument(
         "--count-calls",
         action="store_true",
         help="count what AWS would bill, told at /_loopy/calls",
@@ -452,12 +527,16 @@ def main() -> None:
     if (found := version("ministack")) != MINISTACK_VERSION:
         sys.exit(f"ministack {found} is installed, the mends here are for {MINISTACK_VERSION}; see requirements.txt")
     endpoint = f"http://127.0.0.1:{args.port}"
-    set_environment(endpoint, args.port, args.region, args.docker_host)
+    set_environment(endpoint, args.port, args.region, args.docker_host, args.enforce)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     mend_slow_invokes()
     mend_schedules()
     mend_cloudformation_schedules()
     mend_cloudformation_tables()
+    mend_cloudformation_roles()
+    if args.enforce:
+        mend_transport()
+        mend_schedule_names()
     if args.docker_host:
         emulator_containers.mend_tasks()
         emulator_containers.mend_registry(args.port)

@@ -68,6 +68,10 @@ pub(crate) struct Arguments {
     /// one answers, else the account
     #[arg(long, value_enum, value_name = "WHO")]
     images: Option<Images>,
+    /// A parameter of the stack's template (`AlarmEmail=me@example.com`); it stays until
+    /// another value is given. docs/deploy.md lists them
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parameter)]
+    parameters: Vec<(String, String)>,
     /// Show what would change, and stop there
     #[arg(long, conflicts_with = "yes")]
     plan: bool,
@@ -80,6 +84,14 @@ pub(crate) struct Arguments {
     approve: bool,
     #[command(flatten)]
     format: Format,
+}
+
+/// Reads `NAME=VALUE`; the value may be empty.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
 }
 
 /// Who builds images.
@@ -253,7 +265,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             deployment.repair(repair, &progress).await?;
         }
         let before = deployment.deployed().await?;
-        let plan = deployment.plan(&stack.template, &progress).await?;
+        let given = arguments.parameters.iter().cloned().collect();
+        let plan = deployment.plan(&stack.template, &given, &progress).await?;
         if plan.is_empty() {
             terminal.say(&format!("stack {name} is up to date, nothing to change"));
             if arguments.plan {
@@ -354,7 +367,9 @@ pub(crate) async fn go_back(
     to: &Version,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), Error> {
-    let plan = deployment.plan(&to.template, progress).await?;
+    let plan = deployment
+        .plan(&to.template, &BTreeMap::new(), progress)
+        .await?;
     deployment.execute(&plan, &[], progress).await?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The grammar of `cron("…", tz=Zone, catch_up=once)` triggers.
 
-use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZoneDatabase;
+use loopy_contract::cron::{Cron, CronError};
 use loopy_contract::manifest::CatchUp;
 use std::sync::LazyLock;
 
@@ -44,21 +44,7 @@ pub(crate) fn parse(text: &str) -> Result<Schedule, Refusal> {
             "write cron(\"0 9 * * 1-5\") or cron(\"0 9 * * 1-5\", tz=Europe/Berlin)".to_owned(),
         ),
     })?;
-    let fields = expr.split_whitespace().count();
-    if fields != 5 {
-        return Err(Refusal {
-            message: format!("the schedule \"{expr}\" has {fields} fields instead of 5"),
-            hint: Some("the fields are minute, hour, day of month, month, day of week".to_owned()),
-        });
-    }
-    let parser = CronParser::builder()
-        .seconds(Seconds::Disallowed)
-        .year(Year::Disallowed)
-        .build();
-    parser.parse(expr).map_err(|error| Refusal {
-        message: format!("the schedule \"{expr}\" makes no sense: {error}"),
-        hint: None,
-    })?;
+    Cron::parse(expr).map_err(|error| refusal(expr, &error))?;
     let tz = match zone {
         None => None,
         Some(zone) => {
@@ -88,6 +74,27 @@ pub(crate) fn parse(text: &str) -> Result<Schedule, Refusal> {
         tz,
         catch_up,
     })
+}
+
+fn refusal(expr: &str, error: &CronError) -> Refusal {
+    let (message, hint) = match error {
+        CronError::Fields { count } => (
+            format!("the schedule \"{expr}\" has {count} fields instead of 5"),
+            Some("the fields are minute, hour, day of month, month, day of week"),
+        ),
+        CronError::Part { text, field, hint } => (
+            format!("`{text}` in the schedule \"{expr}\" is no {field}"),
+            Some(*hint),
+        ),
+        CronError::Never => (
+            format!("the schedule \"{expr}\" never fires"),
+            Some("its days are in none of its months"),
+        ),
+    };
+    Refusal {
+        message,
+        hint: hint.map(str::to_owned),
+    }
 }
 
 /// What `cron("expr", name=value, …)` says; a value may be quoted.
@@ -152,6 +159,11 @@ mod tests {
                 Some("America/New_York"),
             ),
             (
+                "cron(\"0/5 22-6 * * fri-mon\")",
+                "0/5 22-6 * * fri-mon",
+                None,
+            ),
+            (
                 "cron(\"0 3 ? * mon#2\", tz='UTC')",
                 "0 3 ? * mon#2",
                 Some("UTC"),
@@ -181,6 +193,9 @@ mod tests {
             "cron(\"0 0 3 * * *\")",
             "cron(\"99 * * * *\")",
             "cron(\"R * * * *\")",
+            "cron(\"0 3 15W * *\")",
+            "cron(\"0 3 * * FRI-L\")",
+            "cron(\"0 3 30 2 *\")",
             "cron(\"0 3 * * *\", tz=Mars/Phobos)",
             "cron(\"0 3 * * *\" tz=UTC)",
             "cron(\"0 3 * * *\", tz=)",

@@ -2,6 +2,7 @@
 //! protocol and the schema check. Links no parser and no cloud SDK, so the
 //! runner inside a sandbox and every function can depend on it.
 
+pub mod cron;
 pub mod event;
 pub mod expression;
 pub mod failure;

@@ -11,7 +11,7 @@ use crate::limits::ceiling;
 use crate::message::Message;
 use crate::outgoing::{Outgoing, outgoing};
 use crate::ports::{Allowance, Commit, Launch, LaunchError, LaunchSpec, PortError, Ports, Stored};
-use crate::run::{Effect, Pending, Run};
+use crate::run::{Effect, Pending, Run, RunStatus};
 use crate::token;
 use crate::transition::{self, Input, LAUNCH_GRACE_SECONDS, launch_token};
 use loopy_contract::event::Event;
@@ -53,6 +53,21 @@ impl Applied {
     }
 }
 
+/// Says that a run is over. In an account the words of a failure are counted (see
+/// `FailedRuns` in template.yaml).
+fn tell_end(run: &Run) {
+    let (id, workflow) = (&run.id, &run.workflow);
+    match &run.status {
+        RunStatus::Failed { step, failure } => {
+            tracing::info!(%id, workflow, step, class = ?failure.class, "run failed");
+        }
+        status if status.is_over() => {
+            tracing::info!(%id, workflow, status = status.name(), "run over");
+        }
+        _ => {}
+    }
+}
+
 impl Driver {
     pub(crate) fn new(ports: Arc<Ports>) -> Self {
         Self {
@@ -87,6 +102,7 @@ impl Driver {
                 let stored: Arc<Stored> = Arc::from(stored);
                 let run = &stored.run;
                 tracing::info!(%id, workflow = run.workflow, event = %run.event.name, "run started");
+                tell_end(run);
                 *held = Some(Arc::clone(&stored));
                 drop(held);
                 self.perform(manifest, &stored, &Input::Start.cause()).await
@@ -124,6 +140,7 @@ impl Driver {
                 // Copied only if an effect of it is still being performed.
                 (Arc::unwrap_or_clone(stored).run, None)
             };
+            let was_over = run.status.is_over();
             let (run, changed) = transition::transition(&manifest, run, &input, now);
             if !changed {
                 let Some(stored) = kept else { continue };
@@ -137,6 +154,9 @@ impl Driver {
             };
             let stored: Arc<Stored> = Arc::from(stored);
             if stored.run.status.is_over() {
+                if !was_over {
+                    tell_end(&stored.run);
+                }
                 self.forget(id);
             } else {
                 *held = Some(Arc::clone(&stored));

@@ -1,10 +1,12 @@
-//! When a schedule fires: unix cron's five fields in a time zone, with
-//! daylight-saving changes as croner has them (a time in the gap fires right
-//! after it, a time that comes twice fires once).
+//! When a schedule fires: unix cron's five fields in a time zone. Where clocks
+//! change it does as EventBridge Scheduler does for the same project in an account:
+//! a time that is left out does not fire, one that comes twice fires the first time.
 
 use croner::parser::{CronParser, Seconds, Year};
-use jiff::tz::TimeZone;
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
+use loopy_contract::cron::Cron;
 
 /// A schedule that does not make sense.
 #[derive(Debug, thiserror::Error)]
@@ -70,21 +72,50 @@ fn find(
         why,
     };
     let tz = TimeZone::get(zone).map_err(|e| error(e.to_string()))?;
+    let schedule = Cron::parse(expr).map_err(|e| error(e.to_string()))?;
     let cron = CronParser::builder()
         .seconds(Seconds::Disallowed)
         .year(Year::Disallowed)
         .build()
-        .parse(expr)
+        .parse(&schedule.to_string())
         .map_err(|e| error(e.to_string()))?;
-    let from = from.to_zoned(tz);
-    let found = if forward {
-        cron.find_next_occurrence(&from, false)
-    } else {
-        cron.find_previous_occurrence(&from, false)
-    };
-    found
-        .map(|zoned| zoned.timestamp())
-        .map_err(|e| error(e.to_string()))
+    // Croner is asked about the clock on the wall as if that were UTC's, so that it
+    // sees no change of clocks; what such a change does is decided here.
+    let mut wall = start(&tz, from, forward)
+        .and_then(|wall| wall.to_zoned(TimeZone::UTC))
+        .map_err(|e| error(e.to_string()))?;
+    loop {
+        wall = if forward {
+            cron.find_next_occurrence(&wall, false)
+        } else {
+            cron.find_previous_occurrence(&wall, false)
+        }
+        .map_err(|e| error(e.to_string()))?;
+        let time = tz.to_ambiguous_timestamp(wall.datetime());
+        if matches!(time.offset(), AmbiguousOffset::Gap { .. }) {
+            continue;
+        }
+        let found = time.earlier().map_err(|e| error(e.to_string()))?;
+        if (forward && found > from) || (!forward && found < from) {
+            return Ok(found);
+        }
+    }
+}
+
+/// The time on the wall from which on, in either direction, nothing is missed.
+fn start(tz: &TimeZone, from: Timestamp, forward: bool) -> Result<DateTime, jiff::Error> {
+    let mut from = from;
+    if !forward && from.subsec_nanosecond() != 0 {
+        from = from.checked_add(SignedDuration::from_secs(1))?;
+    }
+    let mut wall = tz.to_datetime(from);
+    if !forward
+        && let AmbiguousOffset::Fold { before, after } = tz.to_ambiguous_timestamp(wall).offset()
+    {
+        // While times come again, later ones have been there already.
+        wall = wall.checked_add(before.duration_since(after))?;
+    }
+    Ok(wall)
 }
 
 #[cfg(test)]
@@ -113,6 +144,53 @@ mod tests {
             at("2026-03-29T07:00:00Z"),
         );
         assert_eq!(last.unwrap(), at("2026-03-28T08:00:00Z"));
+    }
+
+    /// Each minute of an hour that is left out, and of one that comes twice.
+    #[test]
+    fn where_clocks_change_a_time_on_the_wall_fires_once_or_never() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let zone = Some("America/New_York");
+        let next = |expr, from| next_after(expr, zone, at(from)).unwrap();
+        let last = |expr, before| last_before(expr, zone, at(before)).unwrap();
+        // 02:00 to 03:00 on 2026-03-08 never was.
+        assert_eq!(
+            next("30 2 * * *", "2026-03-08T05:00:00Z"),
+            at("2026-03-09T06:30:00Z")
+        );
+        assert_eq!(
+            next("*/30 * * * *", "2026-03-08T06:30:00Z"),
+            at("2026-03-08T07:00:00Z")
+        );
+        assert_eq!(
+            last("30 2 * * *", "2026-03-09T06:30:00Z"),
+            at("2026-03-07T07:30:00Z")
+        );
+        // 01:00 to 02:00 on 2026-11-01 was from 05:00Z and from 06:00Z on.
+        for expr in ["30 1 * * *", "30 * * * *", "* * * * *"] {
+            let from = "2026-11-01T05:29:30Z";
+            assert_eq!(next(expr, from), at("2026-11-01T05:30:00Z"), "{expr}");
+        }
+        assert_eq!(
+            next("* * * * *", "2026-11-01T05:59:00Z"),
+            at("2026-11-01T07:00:00Z")
+        );
+        assert_eq!(
+            last("* * * * *", "2026-11-01T06:10:00Z"),
+            at("2026-11-01T05:59:00Z")
+        );
+    }
+
+    #[test]
+    fn a_part_of_a_second_hides_no_firing() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let nine = at("2026-01-01T09:00:00Z");
+        let before = |text| last_before("0 9 * * *", None, at(text)).unwrap();
+        assert_eq!(before("2026-01-01T09:00:00.5Z"), nine);
+        assert_eq!(before("2026-01-01T09:00:00Z"), at("2025-12-31T09:00:00Z"));
+        let after = |text| next_after("0 9 * * *", None, at(text)).unwrap();
+        assert_eq!(after("2026-01-01T08:59:59.9Z"), nine);
+        assert_eq!(after("2026-01-01T09:00:00.1Z"), at("2026-01-02T09:00:00Z"));
     }
 
     #[test]

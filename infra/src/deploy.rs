@@ -19,6 +19,7 @@ pub use versions::open_runs;
 use crate::assets::{Bucket, bucket_name};
 use crate::events::{self, Progress, explain};
 use crate::images;
+use crate::parameters;
 use crate::secrets::Values;
 use crate::stack::{Asset, Stack};
 use aws_config::SdkConfig;
@@ -28,7 +29,6 @@ use aws_sdk_cloudformation::types::{ChangeSetType, Parameter, Stack as Described
 use loopy_aws::endpoint::function_url;
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::{Manifest, SensorTrigger};
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// What would be done to one resource.
@@ -135,7 +135,7 @@ impl Deployment {
     }
 
     /// Uploads the template and has CloudFormation work out what it would
-    /// change.
+    /// change. `given` are values of the template's parameters.
     ///
     /// # Errors
     /// [`DeployError`]: a stack that cannot be updated, a bucket that cannot be
@@ -143,8 +143,11 @@ impl Deployment {
     pub async fn plan(
         &self,
         template: &str,
+        given: &BTreeMap<String, String>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Plan, DeployError> {
+        let names = parameters::names(template)?;
+        parameters::check(&names, given)?;
         let current = self.describe().await?;
         let status = current
             .as_ref()
@@ -183,7 +186,12 @@ impl Deployment {
         } else {
             ChangeSetType::Update
         };
-        let parameters = parameters(template, current.as_ref(), &bucket_name)?;
+        let mut given = given.clone();
+        given.insert(parameters::BUCKET.to_owned(), bucket_name);
+        if is_new {
+            parameters::reserve(&self.lambda, &mut given).await;
+        }
+        let parameters = parameters::all(&names, current.as_ref(), &given);
         self.create_change_set(&name, &url, kind, parameters, is_new)
             .await
     }
@@ -335,7 +343,7 @@ impl Deployment {
                 stack
                     .parameters()
                     .iter()
-                    .find(|p| p.parameter_key() == Some("AssetsBucket"))
+                    .find(|p| p.parameter_key() == Some(parameters::BUCKET))
             })
             .and_then(Parameter::parameter_value)
             .map_or_else(|| bucket_name(&self.account, &self.region), str::to_owned)
@@ -395,38 +403,4 @@ pub(crate) async fn describe(
             &error,
         )),
     }
-}
-
-/// The bucket, and whatever else the stack has been given before.
-fn parameters(
-    template: &str,
-    current: Option<&Described>,
-    bucket: &str,
-) -> Result<Vec<Parameter>, DeployError> {
-    let template: Value =
-        serde_saphyr::from_str(template).map_err(|error| DeployError::Service {
-            what: "read the template".to_owned(),
-            why: error.to_string(),
-        })?;
-    let had = |name: &str| {
-        current.is_some_and(|c| {
-            c.parameters()
-                .iter()
-                .any(|p| p.parameter_key() == Some(name))
-        })
-    };
-    let names = template["Parameters"].as_object();
-    let names = names.into_iter().flat_map(|parameters| parameters.keys());
-    Ok(names
-        .filter_map(|name| {
-            let parameter = Parameter::builder().parameter_key(name);
-            if name == "AssetsBucket" {
-                Some(parameter.parameter_value(bucket).build())
-            } else if had(name) {
-                Some(parameter.use_previous_value(true).build())
-            } else {
-                None
-            }
-        })
-        .collect())
 }

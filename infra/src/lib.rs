@@ -12,6 +12,7 @@ pub mod difference;
 pub mod emit;
 mod events;
 pub mod images;
+mod parameters;
 pub mod preflight;
 mod publish;
 pub mod schedule;

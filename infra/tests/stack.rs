@@ -1,5 +1,5 @@
 //! The stack of a sample project: what is added to the template, that
-//! cfn-lint finds nothing in it, and what cannot be deployed.
+//! cfn-lint and checkov find nothing in it, and what cannot be deployed.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -96,15 +96,16 @@ fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap()
 }
 
-/// The path of cfn-lint, which `cargo xtask test` installs.
-fn cfn_lint() -> String {
-    std::env::var("LOOPY_TEST_CFN_LINT").unwrap_or_else(|_| {
-        panic!("LOOPY_TEST_CFN_LINT is not set; run `cargo xtask test`, which prepares it")
+/// The path of a checker that `cargo xtask test` installs.
+fn checker(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set; run `cargo xtask test`, which prepares it")
     })
 }
 
+/// Neither checker has anything to say, but what the template itself answers.
 fn assert_clean(template: &Path) {
-    let output = Command::new(cfn_lint())
+    let output = Command::new(checker("LOOPY_TEST_CFN_LINT"))
         .args(["--include-checks", "I", "--"])
         .arg(template)
         .output()
@@ -112,6 +113,43 @@ fn assert_clean(template: &Path) {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.is_empty(), "{text}{errors}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("template.yaml");
+    std::fs::copy(template, &copy).unwrap();
+    let output = Command::new(checker("LOOPY_TEST_CHECKOV"))
+        // Nothing of what it knows is asked for over the network.
+        .args([
+            "--framework",
+            "cloudformation",
+            "--skip-download",
+            "--compact",
+        ])
+        .args(["--output", "json", "--file"])
+        .arg(&copy)
+        .output()
+        .unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let failed: Vec<String> = found["results"]["failed_checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| {
+            format!(
+                "{}: {} {}",
+                check["resource"], check["check_id"], check["check_name"]
+            )
+        })
+        .collect();
+    assert_eq!(failed, Vec::<String>::new());
+    let summary = &found["summary"];
+    assert_eq!(summary["parsing_errors"], 0, "{summary}");
+    assert!(summary["passed"].as_u64() > Some(100), "{summary}");
+    for check in found["results"]["skipped_checks"].as_array().unwrap() {
+        let why = check["check_result"]["suppress_comment"].as_str();
+        assert!(why.is_some_and(|why| why.len() > 30), "{check}");
+    }
 }
 
 #[test]
@@ -146,7 +184,17 @@ fn only_the_bucket_has_to_be_said() {
     assert_eq!(without_default, ["AssetsBucket"]);
     assert_eq!(
         sample.parameters,
-        ["AssetsBucket", "LogRetentionDays", "PublicConcurrency"]
+        [
+            "AssetsBucket",
+            "LogRetentionDays",
+            "PublicConcurrency",
+            "AlarmEmail",
+            "AlarmTopic",
+            "PermissionsBoundary",
+            "NamePrefix",
+            "Tracing",
+            "KmsKey",
+        ]
     );
     let variables = &made["Resources"]["WebhookFunction"]["Properties"]["Environment"]["Variables"];
     assert_eq!(variables["LOOPY_MANIFEST"], json!(manifest().hash));
@@ -289,6 +337,61 @@ fn a_result_taken_during_the_launch_left_the_step_function_an_event_it_could_not
     }
 }
 
+/// What the fixed half has in writing is what any project's resources get.
+#[test]
+fn whatever_a_project_adds_is_bound_tagged_traced_and_encrypted_as_the_rest() {
+    let tasks = with_tasks(json!({"base": "a"}));
+    let full = stack(&tasks, &files(), &binaries(), true).unwrap();
+    let base = yaml(include_str!("../../template.yaml"));
+    let made = yaml(&full.template);
+    let resources = made["Resources"].as_object().unwrap();
+    for (name, resource) in base["Resources"].as_object().unwrap() {
+        let now = resources[name]["Properties"].as_object().unwrap();
+        for key in now.keys() {
+            assert!(
+                !resource["Properties"][key].is_null(),
+                "{name}: {key} is not in template.yaml"
+            );
+        }
+    }
+    let attached = |policy: &str| {
+        let roles = made["Resources"][policy]["Properties"]["Roles"]
+            .as_array()
+            .unwrap();
+        roles
+            .iter()
+            .map(|role| role["Ref"].as_str().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let (traced, keyed) = (attached("TracingPolicy"), attached("KeyPolicy"));
+    let tag = json!({"Key": "loopy:project", "Value": {"Ref": "AWS::StackName"}});
+    let (mut roles, mut functions, mut tagged) = (0, 0, 0);
+    for (name, resource) in resources {
+        let properties = &resource["Properties"];
+        if let Some(tags) = properties["Tags"].as_array() {
+            assert!(tags.contains(&tag), "{name}");
+            tagged += 1;
+        }
+        match resource["Type"].as_str().unwrap() {
+            "AWS::IAM::Role" => {
+                let boundary = json!({"Fn::If": ["Bounded", {"Ref": "PermissionsBoundary"}, {"Ref": "AWS::NoValue"}]});
+                assert_eq!(properties["PermissionsBoundary"], boundary, "{name}");
+                assert!(keyed.contains(&name.as_str()), "{name}");
+                roles += 1;
+            }
+            "AWS::Lambda::Function" => {
+                assert_eq!(properties["TracingConfig"]["Fn::If"][0], "Traced", "{name}");
+                let role = properties["Role"]["Fn::GetAtt"][0].as_str().unwrap();
+                assert!(traced.contains(&role), "{name}");
+                functions += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((roles, functions), (10, 7));
+    assert!(tagged > 50, "{tagged}");
+}
+
 /// Every permission of every function, to be read when it changes.
 #[test]
 fn who_may_do_what() {
@@ -426,7 +529,7 @@ fn the_same_project_gives_the_same_bytes() {
 }
 
 #[test]
-fn cfn_lint_finds_nothing() {
+fn checkers_find_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (manifest_path, template) = emit(&sample(), &manifest(), folder.path()).unwrap();
     assert_clean(&template);
@@ -446,21 +549,23 @@ fn cfn_lint_finds_nothing() {
 }
 
 #[test]
-fn cfn_lint_finds_nothing_in_the_fixed_half() {
+fn checkers_find_nothing_in_the_fixed_half() {
     assert_clean(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../template.yaml"));
 }
 
 #[test]
 fn a_schedule_that_cannot_be_told_names_its_step() {
     let mut value = manifest_value();
-    value["workflows"]["hourly"]["steps"]["tick-tock"]["trigger"]["expr"] = json!("0 0 L * *");
+    value["workflows"]["hourly"]["steps"]["tick-tock"]["trigger"]["expr"] = json!("0 0 15W * *");
     let manifest = serde_json::from_value::<Manifest>(value).unwrap().seal();
     let error = stack(&manifest, &files(), &binaries(), false)
         .err()
         .unwrap();
     assert!(matches!(error, StackError::Schedule { .. }));
     assert!(
-        error.to_string().starts_with("step hourly/tick-tock: `L`"),
+        error
+            .to_string()
+            .starts_with("step hourly/tick-tock: the schedule `0 0 15W * *`: `15W`"),
         "{error}"
     );
 }

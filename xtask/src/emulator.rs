@@ -57,11 +57,24 @@ impl Emulator {
         Self::start_with(workspace, tools, &["--count-calls"])
     }
 
+    /// Starts one that checks signatures and lets a role do only what its policies say.
+    ///
+    /// # Errors
+    /// As [`Emulator::start`].
+    pub(crate) fn start_enforcing(workspace: &Workspace, tools: &Tools) -> Result<Self, Error> {
+        Self::start_with(workspace, tools, &["--enforce"])
+    }
+
     fn start_with(workspace: &Workspace, tools: &Tools, more: &[&str]) -> Result<Self, Error> {
         let port = free_port()?;
         let folder = workspace.tools.join(format!("emulator-{port}"));
         std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-        let log = workspace.tools.join("emulator.log");
+        let enforcing = if more.contains(&"--enforce") {
+            "-enforcing"
+        } else {
+            ""
+        };
+        let log = workspace.tools.join(format!("emulator{enforcing}.log"));
         let output = File::create(&log).map_err(Error::file(&log))?;
         let errors = output.try_clone().map_err(Error::file(&log))?;
         let mut command = Command::new(tools.python_program("python"));

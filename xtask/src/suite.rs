@@ -21,10 +21,12 @@ pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), 
     tools.unlock(workspace)?;
     let docker = Docker::start(workspace)?;
     let emulator = Emulator::start_over(workspace, &tools, &docker)?;
+    let enforcing = Emulator::start_enforcing(workspace, &tools)?;
     let surroundings = Surroundings {
         tools: &tools,
         dist: &dist,
         endpoint: &emulator.endpoint(),
+        enforcing: &enforcing.endpoint(),
         docker: &docker,
     };
     let chosen = chosen(runner_args, &["--workspace"]);
@@ -45,6 +47,7 @@ pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), 
     ));
     if tests.is_err() || outcome.is_err() {
         eprintln!("the emulator's log: {}", emulator.log.display());
+        eprintln!("that of the enforcing one: {}", enforcing.log.display());
         eprintln!("the Docker engine's log: {}", docker.log.display());
     }
     tests.and(outcome)
@@ -63,10 +66,12 @@ pub(crate) fn e2e(
     let dist = dist::build(workspace, &tools, Arch::host(), None)?;
     tools.unlock(workspace)?;
     let docker = Docker::start(workspace)?;
+    let enforcing = Emulator::start_enforcing(workspace, &tools)?;
     let surroundings = Surroundings {
         tools: &tools,
         dist: &dist,
         endpoint,
+        enforcing: &enforcing.endpoint(),
         docker: &docker,
     };
     let chosen = chosen(runner_args, &["--package", "loopy-localstack"]);
@@ -133,6 +138,8 @@ struct Surroundings<'a> {
     tools: &'a Tools,
     dist: &'a Path,
     endpoint: &'a str,
+    /// Another one, which enforces what roles may do.
+    enforcing: &'a str,
     docker: &'a Docker,
 }
 
@@ -165,8 +172,10 @@ impl Surroundings<'_> {
         command
             .env("NO_PROXY", "127.0.0.1,localhost")
             .env("LOOPY_TEST_EMULATOR", self.endpoint)
+            .env("LOOPY_TEST_EMULATOR_ENFORCING", self.enforcing)
             .env("LOOPY_TEST_DIST", self.dist)
             .env("LOOPY_TEST_CFN_LINT", self.tools.python_program("cfn-lint"))
+            .env("LOOPY_TEST_CHECKOV", &self.tools.checkov)
             .env("LOOPY_TEST_AWS", self.tools.python_program("aws"))
             .env("LOOPY_TEST_PYTHON", self.tools.python_program("python"))
             .env("LOOPY_TEST_PYRIGHT", self.tools.node_program("pyright"))

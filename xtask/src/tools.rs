@@ -1,12 +1,13 @@
 //! Installs the tools the tests use, each pinned, into the target folder: a Python
-//! virtual environment (emulator, cfn-lint, cargo-lambda, AWS CLI, mypy) and npm
-//! packages (the agents' tools, real webhook deliveries, pyright, TypeScript). Does
+//! virtual environment (emulator, cfn-lint, cargo-lambda, AWS CLI, mypy), one for
+//! checkov, and npm packages (the agents' tools, real webhook deliveries, pyright, TypeScript). Does
 //! nothing when they are there already.
 
 use crate::debian::{self, Need};
 use crate::error::Error;
 use crate::process;
 use crate::workspace::Workspace;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,6 +45,8 @@ const NEEDS: [Need; 3] = [
 pub(crate) struct Tools {
     /// The programs of the virtual environment.
     pub(crate) bin: PathBuf,
+    /// The checker of templates.
+    pub(crate) checkov: PathBuf,
     /// The `node_modules` folder.
     pub(crate) node_modules: PathBuf,
     /// This machine's architecture.
@@ -113,8 +116,15 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Tools, Error> {
     lock.lock().map_err(Error::file(&path))?;
 
     let venv = workspace.tools.join("venv");
-    install(&venv, &python_stamp(&workspace.root)?, || {
+    install(&venv, &stamp(&requirement_files(&workspace.root))?, || {
         python(&workspace.root, &venv)
+    })?;
+
+    let checkov = workspace.tools.join("checkov");
+    let pins = workspace.root.join("localstack/checkov.txt");
+    install(&checkov, &stamp(std::slice::from_ref(&pins))?, || {
+        eprintln!("installing checkov");
+        virtual_environment(&checkov, &["--requirement".as_ref(), pins.as_ref()])
     })?;
 
     let arch = NodeArch::host()?;
@@ -132,6 +142,7 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Tools, Error> {
 
     Ok(Tools {
         bin: venv.join("bin"),
+        checkov: checkov.join("bin/checkov"),
         node_modules: npm.join("node_modules"),
         arch,
         lock,
@@ -171,21 +182,32 @@ fn requirement_files(root: &Path) -> [PathBuf; 2] {
     ]
 }
 
-/// What the virtual environment is made of: the pins and the interpreter.
-fn python_stamp(root: &Path) -> Result<String, Error> {
+/// What a virtual environment is made of: the pins and the interpreter.
+fn stamp(pins: &[PathBuf]) -> Result<String, Error> {
     let mut stamp = process::read(
         Command::new("python3").args(["-c", "import sys; print(sys.executable, sys.version)"]),
     )?;
-    for path in requirement_files(root) {
-        stamp.push_str(&std::fs::read_to_string(&path).map_err(Error::file(&path))?);
+    for path in pins {
+        stamp.push_str(&std::fs::read_to_string(path).map_err(Error::file(path))?);
     }
     Ok(stamp)
 }
 
 fn python(root: &Path, venv: &Path) -> Result<(), Error> {
     eprintln!("installing the emulator, cfn-lint, cargo-lambda, the AWS CLI and mypy");
-    process::run_beside(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
     let [requirements, constraints] = requirement_files(root);
+    let arguments: [&OsStr; 4] = [
+        "--requirement".as_ref(),
+        requirements.as_ref(),
+        "--constraint".as_ref(),
+        constraints.as_ref(),
+    ];
+    virtual_environment(venv, &arguments)
+}
+
+/// Makes a virtual environment with what pip is told to install.
+fn virtual_environment(venv: &Path, arguments: &[&OsStr]) -> Result<(), Error> {
+    process::run_beside(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
     process::run_beside(
         Command::new(venv.join("bin/python"))
             .args([
@@ -195,10 +217,7 @@ fn python(root: &Path, venv: &Path) -> Result<(), Error> {
                 "--quiet",
                 "--disable-pip-version-check",
             ])
-            .arg("--requirement")
-            .arg(requirements)
-            .arg("--constraint")
-            .arg(constraints),
+            .args(arguments),
     )
 }
 

@@ -17,6 +17,14 @@ pub enum DeployError {
         "`{0}` is not a stack name; use a letter, then letters, digits and hyphens, at most {MAX_STACK_NAME}"
     )]
     StackName(String),
+    /// Not a parameter of the template.
+    #[error("the stack has no parameter {name}; it has {}", known.join(", "))]
+    Parameter {
+        /// What was given.
+        name: String,
+        /// Those there are.
+        known: Vec<String>,
+    },
     /// The credentials do not work, or the endpoint does not answer.
     #[error("cannot reach the AWS account: {0}")]
     Account(String),

@@ -2,8 +2,10 @@
 //! definitions, the network they run in, and the rule that tells when one is over.
 //! A project without such a sandbox gets nothing of it.
 
+use super::standards::skips;
+use super::template::Template;
 use super::{
-    Architecture, Asset, Binaries, StackError, Template, arn, capitalised, logical_id, read_secret,
+    Architecture, Asset, Binaries, StackError, arn, capitalised, logical_id, read_secret,
     secret_arn, used_sandboxes,
 };
 use crate::archive::{self, Entry};
@@ -252,12 +254,25 @@ fn egress(reach: &BTreeSet<(Option<IpAddr>, u16)>) -> Vec<Value> {
 /// The cluster, the images' repository, the logs, the key of sealed tokens, the role
 /// that starts containers, and the rule that tells of tasks that are over.
 fn add_cluster(template: &mut Template) -> Result<(), StackError> {
-    template.resource(CLUSTER.to_owned(), "AWS::ECS::Cluster", json!({}))?;
+    let cluster = json!({
+        "Type": "AWS::ECS::Cluster",
+        "Metadata": skips(&[(
+            "CKV_AWS_65",
+            "Container insights cost by the container and say nothing that a run does not keep by itself",
+        )]),
+        "Properties": {},
+    });
+    template.add("Resources", CLUSTER.to_owned(), cluster)?;
     let about = "Where the fargate sandboxes run";
     let output = json!({"Description": about, "Value": {"Ref": CLUSTER}});
     template.add("Outputs", CLUSTER.to_owned(), output)?;
     let repository = json!({
         "EmptyOnDelete": true,
+        "EncryptionConfiguration": {"Fn::If": [
+            "OwnKey",
+            {"EncryptionType": "KMS", "KmsKey": {"Ref": "KmsKey"}},
+            {"EncryptionType": "AES256"},
+        ]},
         "ImageScanningConfiguration": {"ScanOnPush": true},
         "ImageTagMutability": "IMMUTABLE",
         "LifecyclePolicy": {"LifecyclePolicyText": json!({"rules": [{
@@ -324,18 +339,14 @@ fn add_cluster(template: &mut Template) -> Result<(), StackError> {
         }),
     )?;
     for queue in ["WatchQueue", "WatchDeadLetters"] {
-        template.resource(
-            format!("SandboxStoppedTo{queue}"),
-            "AWS::SQS::QueuePolicy",
+        template.allow_queue(
+            queue,
             json!({
-                "Queues": [{"Ref": queue}],
-                "PolicyDocument": {"Version": "2012-10-17", "Statement": [{
-                    "Effect": "Allow",
-                    "Principal": {"Service": "events.amazonaws.com"},
-                    "Action": "sqs:SendMessage",
-                    "Resource": arn(queue),
-                    "Condition": {"ArnEquals": {"aws:SourceArn": arn("SandboxStopped")}},
-                }]},
+                "Effect": "Allow",
+                "Principal": {"Service": "events.amazonaws.com"},
+                "Action": "sqs:SendMessage",
+                "Resource": arn(queue),
+                "Condition": {"ArnEquals": {"aws:SourceArn": arn("SandboxStopped")}},
             }),
         )?;
     }
@@ -481,7 +492,7 @@ fn add_task(
 
 /// What the names of task definitions begin with. A stack's name holds no underscore,
 /// so no two stacks share one.
-const PREFIX: &str = "${AWS::StackName}_";
+const PREFIX: &str = "${NamePrefix}${AWS::StackName}_";
 
 /// Tells the functions that launch and stop sandboxes where, and lets them.
 fn tell_functions(

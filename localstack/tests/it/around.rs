@@ -201,11 +201,16 @@ pub(crate) struct Account {
 
 impl Account {
     pub(crate) fn new() -> Self {
+        Self::at("LOOPY_TEST_EMULATOR")
+    }
+
+    /// An account on the endpoint that a variable names.
+    pub(crate) fn at(variable: &'static str) -> Self {
         let mut random = [0; 8];
         getrandom::fill(&mut random).unwrap();
         // The emulator takes an access key of 12 digits for an account.
         let account = format!("{:012}", u64::from_le_bytes(random) % 1_000_000_000_000);
-        let endpoint = prepared("LOOPY_TEST_EMULATOR").unwrap();
+        let endpoint = prepared(variable).unwrap();
         let mut environment: BTreeMap<String, String> = [
             ("AWS_ACCESS_KEY_ID", account.as_str()),
             ("AWS_SECRET_ACCESS_KEY", "secret"),

@@ -3,11 +3,14 @@
 
 use crate::around::sandboxes;
 use crate::stack::{Deployed, LONG};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan, Zoned};
 use loopy_localstack::eventually;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 3] = [
     (
         "registry.yml",
         "sandboxes:
@@ -30,17 +33,6 @@ def go(request):
 "#,
     ),
     (
-        "workflows/nightly/tick.md",
-        r#"---
-on: cron("* * * * *")
-agent: Shell
-output:
-  at: str
----
-printf '{"output": {"at": "%s"}}' "{{ event.scheduled_at }}" > "$LOOPY_OUTPUT"
-"#,
-    ),
-    (
         "workflows/slow/wait.md",
         "---
 on: Go
@@ -53,11 +45,37 @@ sleep 600
     ),
 ];
 
+/// Every minute of these days, by both fields for days: two schedules, of which each
+/// fires in each minute.
+fn tick() -> String {
+    let now = Timestamp::now().to_zoned(TimeZone::UTC);
+    let next = &now + 1.day();
+    let weekday = |day: &Zoned| day.weekday().to_sunday_zero_offset();
+    format!(
+        "---
+on: cron(\"* * {},{} * {},{}\")
+agent: Shell
+output:
+  at: str
+---
+printf '{{\"output\": {{\"at\": \"%s\"}}}}' \"{{{{ event.scheduled_at }}}}\" > \"$LOOPY_OUTPUT\"
+",
+        now.day(),
+        next.day(),
+        weekday(&now),
+        weekday(&next)
+    )
+}
+
 #[tokio::test]
 async fn schedules_fire_and_an_attempt_that_takes_too_long_is_ended() {
     let daytona = sandboxes("/usr/bin:/bin");
     let project = tempfile::tempdir().unwrap();
-    for (name, text) in FILES {
+    let tick = tick();
+    for (name, text) in FILES
+        .into_iter()
+        .chain([("workflows/nightly/tick.md", tick.as_str())])
+    {
         let file = project.path().join(name);
         std::fs::create_dir_all(file.parent().unwrap_or(Path::new("."))).unwrap();
         std::fs::write(file, text).unwrap();
@@ -99,11 +117,25 @@ async fn schedules_fire_and_an_attempt_that_takes_too_long_is_ended() {
         tick["event"]["source"],
         json!({"kind": "cron", "step": "nightly/tick"})
     );
+    let schedules = deployed.account.aws(&["scheduler", "list-schedules"]);
+    let ticks = schedules["Schedules"].as_array().unwrap().iter();
+    let ticks = ticks.filter(|one| one["Name"].as_str().unwrap().contains("CronNightlyTick"));
+    assert_eq!(ticks.count(), 2, "{schedules:#}");
 
     let slow = eventually("the time limit", LONG, async || run_of("slow", "failed"))
         .await
         .unwrap();
     let slow = deployed.show(&slow);
+    // A minute and more has passed since: the other schedule has long fired too, and
+    // what both said was one event.
+    let runs = deployed.runs(&["list", "--workflow", "nightly"]);
+    let runs = runs.as_array().unwrap();
+    let minutes: BTreeSet<String> = runs
+        .iter()
+        .map(|run| deployed.show(run)["event"]["fields"]["scheduled_at"].to_string())
+        .collect();
+    assert_eq!(minutes.len(), runs.len(), "{runs:#?}");
+    assert_eq!(deployed.waiting("EventsDeadLetters"), 0);
     assert_eq!(slow["failure"]["class"], "timeout", "{slow:#}");
     // The script, not just the record of it.
     let attempt = &slow["steps"]["wait"]["attempts"][0];

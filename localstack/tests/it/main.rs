@@ -7,6 +7,7 @@ mod binaries;
 mod clock;
 mod deployed;
 mod deploys;
+mod enforced;
 mod fargate;
 mod forms;
 mod here;

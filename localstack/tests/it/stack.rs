@@ -23,7 +23,15 @@ pub(crate) struct Deployed {
 impl Deployed {
     /// An account without a stack.
     pub(crate) fn nothing(stack: &'static str) -> Self {
-        let account = Account::new();
+        Self::nothing_in(Account::new(), stack)
+    }
+
+    /// One where signatures are checked and a role may do only what its policies say.
+    pub(crate) fn nothing_enforced(stack: &'static str) -> Self {
+        Self::nothing_in(Account::at("LOOPY_TEST_EMULATOR_ENFORCING"), stack)
+    }
+
+    fn nothing_in(account: Account, stack: &'static str) -> Self {
         let loopy = account.loopy();
         Self {
             stack,
