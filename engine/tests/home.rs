@@ -18,7 +18,7 @@ use loopy_engine::ports::{Clock, LaunchSpec, RunFilter, Store};
 use loopy_engine::run::{Run, RunStatus, StepState};
 use loopy_engine::transcript::TranscriptOf;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use world::{World, object, step, success};
