@@ -402,7 +402,7 @@ fn add_schedules(template: &mut Template, manifest: &Manifest) -> Result<(), Sta
         }
     }
     for sensor in &manifest.sensors {
-        let SensorTrigger::Poll { interval } = &sensor.trigger else {
+        let SensorTrigger::Poll { interval, .. } = &sensor.trigger else {
             continue;
         };
         let expression = schedule::rate(interval).map_err(|source| StackError::Schedule {

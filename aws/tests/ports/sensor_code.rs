@@ -34,6 +34,7 @@ fn sensor(function: &str) -> Sensor {
         name: function.to_owned(),
         trigger: SensorTrigger::Poll {
             interval: "5m".to_owned(),
+            on_change: false,
         },
         emits: "Ticked".to_owned(),
         source: SensorSource::Module,
@@ -61,6 +62,7 @@ fn manifest() -> Manifest {
         lineage: Lineage::default(),
         skills: BTreeMap::new(),
         sensor_files: BTreeMap::new(),
+        sensor_modules: BTreeMap::new(),
     }
     .seal()
 }

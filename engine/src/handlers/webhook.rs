@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::ids::derive;
-use loopy_contract::manifest::{Manifest, SensorTrigger, VerifyScheme};
+use loopy_contract::manifest::{Manifest, Sensor, SensorTrigger, VerifyScheme};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub struct WebhookRequest {
 impl Engine {
     /// Takes a webhook delivery: 202 accepted (or seen before), 401 not
     /// verified, 404 no such path, 405 not a POST, 413 too large, 503 when it
-    /// cannot be verified or queued now.
+    /// cannot be verified or queued now, or a sensor on the path cannot be loaded.
     pub async fn webhook(&self, request: WebhookRequest) -> Answer {
         match self.take_delivery(request).await {
             Ok(answer) => answer,
@@ -92,6 +92,16 @@ impl Engine {
                 body: json!({ "delivery": id, "repeated": true }),
             });
         }
+        let listening = listening(&manifest, &request.path).map(|sensor| sensor.name.as_str());
+        if let Some((sensor, why)) = self.unloadable_of(&manifest, listening).await? {
+            tracing::error!(
+                path = request.path,
+                sensor,
+                why,
+                "the sensor cannot be loaded"
+            );
+            return Ok(Answer::refused(503, "not ready"));
+        }
         let delivery = delivery(id.clone(), request, now);
         // Queued first, marked after: a crash in between makes the sender's next
         // try a second message, whose events have the same ids and start nothing.
@@ -106,6 +116,13 @@ impl Engine {
             body: json!({ "delivery": id, "repeated": false }),
         })
     }
+}
+
+/// The sensors on a path.
+fn listening<'a>(manifest: &'a Manifest, path: &'a str) -> impl Iterator<Item = &'a Sensor> {
+    manifest.sensors.iter().filter(move |sensor| {
+        matches!(&sensor.trigger, SensorTrigger::Webhook { path: on, .. } if on == path)
+    })
 }
 
 /// The verification schemes on a path; `None` when no sensor listens there.

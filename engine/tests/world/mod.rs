@@ -90,6 +90,10 @@ impl SensorCode for EchoSensor {
         })?;
         Ok(serde_json::from_value(body["events"].clone()).unwrap())
     }
+
+    async fn load(&self, _: &Manifest) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// Fails each port call once its fuse has burnt down: a crash at that point.
