@@ -16,6 +16,7 @@ use aws_sdk_cloudformation::types::{
 use loopy_aws::endpoint::function_url;
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::{Manifest, SensorTrigger};
+use loopy_engine::ports::PortError;
 use std::collections::BTreeMap;
 
 /// The longest stack name: the schedule group, which takes 64 characters, has
@@ -30,6 +31,9 @@ pub enum DeployError {
         "`{0}` is not a stack name; use a letter, then letters, digits and hyphens, at most {MAX_STACK_NAME}"
     )]
     StackName(String),
+    /// The sensors' functions, or what is known of them, cannot be reached.
+    #[error("cannot tell whether the sensors can be loaded: {0}")]
+    Sensors(PortError),
     /// The credentials do not work, or the endpoint does not answer.
     #[error("cannot reach the AWS account: {0}")]
     Account(String),

@@ -10,7 +10,7 @@ use loopy_contract::manifest::{
     Contract, Lineage, Manifest, Registry, SCHEMA_VERSION, Sensor, SensorSource, SensorTrigger,
 };
 use loopy_engine::ports::{Sensed, SensorCall, SensorCode, SensorError};
-use loopy_engine::sensor_host::PYTHON_HOST;
+use loopy_sensors::{NODE_HOST, PYTHON_HOST};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -71,6 +71,7 @@ fn tick() -> SensorCall {
     SensorCall::Tick {
         scheduled_at: "2026-01-01T00:05:00Z".parse().unwrap(),
         last_run: "2026-01-01T00:00:00Z".parse().unwrap(),
+        snapshot: Vec::new(),
     }
 }
 
@@ -134,7 +135,7 @@ async fn a_sensor_gives_back_its_events_or_its_error() {
     assert!(error.to_string().contains("ValueError: no luck"), "{error}");
 
     let error = call(&account, "absent").await.unwrap_err();
-    assert!(matches!(error, SensorError::Raised { .. }), "{error}");
+    assert!(matches!(error, SensorError::Unloadable { .. }), "{error}");
     assert!(error.to_string().contains("absent"), "{error}");
 
     // The host cannot answer for a process that is gone; Lambda does.

@@ -339,3 +339,191 @@ fn too_deep(text: &str, level: usize) -> Result<Option<usize>, Unreadable> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn made(files: &[(&str, &str)]) -> Result<(String, Vec<String>), Unreadable> {
+        let mut sources = Sources::default();
+        for (path, text) in files {
+            sources.insert(*path, *text);
+        }
+        javascript(&sources, files[0].0, files[0].1)
+    }
+
+    fn alone(text: &str) -> Result<String, Unreadable> {
+        made(&[("sensors/a.ts", text)]).map(|(javascript, _)| javascript)
+    }
+
+    #[test]
+    fn types_go_and_code_stays() {
+        let text = "import type { A } from '../loopy/index.js';\n\
+                    import { B } from '../loopy/index.js';\n\
+                    enum Kind { One = 1 }\n\
+                    class Box<T> { constructor(private readonly of: T) {} get(): T { return this.of!; } }\n\
+                    export const x = { kind: Kind.One, box: new Box<number>(1) as unknown } satisfies B;\n";
+        let javascript = alone(text).unwrap();
+        for gone in ["loopy", "satisfies", "<number>", "readonly", "unknown"] {
+            let code = javascript.split("//# source").next().unwrap();
+            assert!(!code.contains(gone), "{javascript}");
+        }
+        assert!(javascript.contains("this.of = of"), "{javascript}");
+        assert!(javascript.contains("//# sourceMappingURL=data:"));
+        assert_eq!(alone(text).unwrap(), javascript);
+    }
+
+    #[test]
+    fn imports_name_what_they_lead_to() {
+        let text = "import a from './lib/one';\nimport b from './two.js';\n\
+                    import c from './three.mjs';\nimport './data.json';\n\
+                    export * from './lib';\nexport { x } from './lib/one.ts';\n\
+                    const d = await import('../sensors/two');\nimport e from 'package/deep.js';\n\
+                    import f from 'node:fs';\nimport g from './old.cjs';\n\
+                    export const all = [a, b, c, d, e, f, g];\n";
+        let files = [
+            ("sensors/a.ts", text),
+            ("sensors/data.json", "{}"),
+            ("sensors/lib/index.ts", ""),
+            ("sensors/lib/one.ts", ""),
+            ("sensors/old.cjs", ""),
+            ("sensors/three.mts", ""),
+            ("sensors/two.js", ""),
+        ];
+        let (javascript, mut imports) = made(&files).unwrap();
+        for name in [
+            "./lib/one.ts.mjs",
+            "./two.js.mjs",
+            "./three.mts.mjs",
+            "./data.json",
+            "./lib/index.ts.mjs",
+            "package/deep.js",
+            "node:fs",
+            "./old.cjs",
+        ] {
+            assert!(
+                javascript.contains(&format!("\"{name}\"")),
+                "{name}: {javascript}"
+            );
+        }
+        imports.sort();
+        imports.dedup();
+        let found = ["lib/index.ts", "lib/one.ts", "three.mts", "two.js"];
+        assert_eq!(imports, found.map(|path| format!("sensors/{path}")));
+        let deep = [
+            ("sensors/x/y/a.ts", "import '../../two.js'; import '../z';"),
+            ("sensors/two.js", ""),
+            ("sensors/x/z.ts", ""),
+        ];
+        let (javascript, _) = made(&deep).unwrap();
+        assert!(javascript.contains("\"../../two.js.mjs\""), "{javascript}");
+        assert!(javascript.contains("\"../../x/z.ts.mjs\""), "{javascript}");
+    }
+
+    #[test]
+    fn what_leads_nowhere_or_is_no_typescript_says_where() {
+        for (text, line, part) in [
+            (
+                "\nimport x from '../lib/x'; x();",
+                2,
+                "leads out of `sensors/`",
+            ),
+            (
+                "import x from '../../x'; x();",
+                1,
+                "leads out of `sensors/`",
+            ),
+            (
+                "import x from './x'; x();",
+                1,
+                "sensors/x, which is not there",
+            ),
+            (
+                "import x from '/etc/x.js'; x();",
+                1,
+                "a place on this machine",
+            ),
+            ("\n\nconst = 5;", 3, "this is not TypeScript"),
+            ("let a = 1; let a = 2;", 1, "this is not TypeScript"),
+            ("return 5", 1, "this is not TypeScript"),
+        ] {
+            let found = alone(text).unwrap_err();
+            assert!(found.message.contains(part), "{text}: {}", found.message);
+            assert_eq!(found.span.line, line, "{text}");
+        }
+        assert!(alone("import type x from '../lib/x'; let y: x;").is_ok());
+    }
+
+    #[test]
+    fn only_what_nests_too_deep_is_refused() {
+        let fine = [
+            "(".repeat(150) + "1" + &")".repeat(150),
+            format!("let x = '{}' // {}\n", "(".repeat(500), "(".repeat(500)),
+            format!("let x = [{}]\n", "f(a)[b], ".repeat(20_000)),
+            "x = f(a, b) + 1;\n".repeat(20_000),
+            "function f() { return `a${b}c` }\n".repeat(500),
+            "`${`${`${1}`}`}`".to_owned(),
+            format!("`{}`", "${f({ a: '}' })}".repeat(1000)),
+        ];
+        for text in fine {
+            assert_eq!(
+                too_deep(&text, 0).unwrap(),
+                None,
+                "{}",
+                &text[..40.min(text.len())]
+            );
+            assert!(alone(&text).is_ok(), "{}", &text[..40.min(text.len())]);
+        }
+        let hostile = [
+            ("(", ""),
+            ("[", ""),
+            ("({ a: ", ""),
+            ("!", "1"),
+            ("- ", "1"),
+            ("typeof ", "1"),
+            ("await ", "1"),
+            ("a => ", "1"),
+            ("a ? b : ", "1"),
+            ("a ? ", "1"),
+            ("a.", "b"),
+            ("f() + ", "1"),
+            ("2 ** ", "1"),
+            ("a = ", "1"),
+            ("if (a) ", "b"),
+            ("if (a) b; else ", "c"),
+            ("while (a) ", "b"),
+            ("a: ", "b"),
+            ("new ", "a"),
+            ("for (;;) ", "a"),
+            ("<A>", "b"),
+            ("a<", "b"),
+            ("a as ", "b"),
+            ("`${", ""),
+            ("class extends ", "a {}"),
+            ("function f() {", ""),
+            ("async () => ", "1"),
+            ("yield ", "1"),
+            ("{", ""),
+            ("else ", ""),
+            ("a?.", "b"),
+            ("a![", ""),
+        ];
+        for (text, end) in hostile {
+            for count in [150, 7900] {
+                for before in ["", "let x = ", "type A = "] {
+                    // Whatever it is, it is an answer.
+                    let _ = alone(&format!("{before}{}{end}", text.repeat(count)));
+                }
+            }
+        }
+        for text in ["(", "[", "!", "a => ", "a.", "`${"] {
+            let found = alone(&text.repeat(100_000)).unwrap_err();
+            assert!(
+                found.message.contains("too deep") || found.message.contains("closed"),
+                "{text}: {}",
+                found.message
+            );
+        }
+    }
+}

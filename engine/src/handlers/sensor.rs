@@ -8,6 +8,7 @@ use crate::ports::{MAX_SNAPSHOT, PortError, Sensed, SensorCall, SensorError};
 use crate::schedule;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::join_all;
 use jiff::Timestamp;
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::EventId;
@@ -32,28 +33,35 @@ impl Engine {
             headers: delivery.headers,
             body_base64,
         };
-        let mut problems = Vec::new();
-        let mut any = false;
-        for sensor in &manifest.sensors {
-            let listens = matches!(
-                &sensor.trigger, SensorTrigger::Webhook { path, .. } if *path == delivery.path
-            );
-            if listens {
-                any = true;
-                let (events, refused) = self.sense(&manifest, sensor, &call, &delivery.id).await?;
-                problems.extend(refused);
-                for event in events {
-                    self.driver.publish(&manifest, &event).await?;
-                }
-            }
-        }
-        if !any {
-            problems.push(format!(
+        let listening = manifest.sensors.iter().filter(|sensor| {
+            matches!(&sensor.trigger, SensorTrigger::Webhook { path, .. } if *path == delivery.path)
+        });
+        // Beside each other: all of them together take no longer than one may.
+        let calls = listening.map(|sensor| self.sense(&manifest, sensor, &call, &delivery.id));
+        let made = join_all(calls).await;
+        if made.is_empty() {
+            return Ok(Some(format!(
                 "the current manifest has no sensor on {}",
                 delivery.path
-            ));
+            )));
         }
-        Ok((!problems.is_empty()).then(|| problems.join("; ")))
+        let (mut problems, mut failed) = (Vec::new(), None);
+        for made in made {
+            match made {
+                Ok((events, refused)) => {
+                    problems.extend(refused);
+                    for event in events {
+                        self.driver.publish(&manifest, &event).await?;
+                    }
+                }
+                // Its neighbours' events are not held up by it.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok((!problems.is_empty()).then(|| problems.join("; "))),
+        }
     }
 
     pub(super) async fn sense_poll(

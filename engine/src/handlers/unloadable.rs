@@ -15,6 +15,9 @@ pub const LAPSES: SignedDuration = SignedDuration::from_mins(5);
 /// How long the document is kept, with a manifest that is in use no more.
 const KEPT: SignedDuration = SignedDuration::from_hours(24 * 30);
 
+/// How much of a reason is kept, in characters: every delivery reads all of them.
+const SHOWN: usize = 500;
+
 /// How often a write is tried over, when others write at the same time.
 const TRIES: usize = 8;
 
@@ -76,9 +79,20 @@ pub async fn keep_unloadable(
 
 fn note(reason: &str, at: Timestamp) -> Unloadable {
     Unloadable {
-        reason: reason.to_owned(),
+        reason: shortened(reason),
         at,
     }
+}
+
+/// The beginning and the end of a reason, where a trace says what went wrong.
+fn shortened(reason: &str) -> String {
+    let count = reason.chars().count();
+    if count <= SHOWN {
+        return reason.to_owned();
+    }
+    let beginning: String = reason.chars().take(SHOWN / 2).collect();
+    let end: String = reason.chars().skip(count - SHOWN / 2).collect();
+    format!("{beginning} … {end}")
 }
 
 async fn change(

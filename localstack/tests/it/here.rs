@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::process::{Child, Stdio};
 
 /// `loopy run`, ended when dropped.
-struct Serving(Child);
+pub(crate) struct Serving(pub(crate) Child);
 
 impl Drop for Serving {
     fn drop(&mut self) {

@@ -12,5 +12,6 @@ mod here;
 mod orders;
 mod plain;
 mod secrets;
+mod sensors;
 mod stack;
 mod story;
