@@ -11,6 +11,7 @@ pub mod destroy;
 pub mod emit;
 mod events;
 pub mod images;
+mod packages;
 pub mod preflight;
 mod publish;
 pub mod schedule;
@@ -25,8 +26,11 @@ pub use deploy::{Change, DeployError, Deployed, Deployment, Plan};
 pub use desk::{Desk, desk};
 pub use emit::{EmitError, emit};
 pub use events::Progress;
+pub use packages::{Packages, PackagesError};
 pub use preflight::{refusals, warnings};
 pub use secrets::{SecretsError, Values};
 pub use sensors::load_sensors;
-pub use stack::{Architecture, Asset, Binaries, Image, Needs, Stack, StackError, stack};
+pub use stack::{
+    Architecture, Asset, Binaries, Image, Needs, Stack, StackError, stack, stack_with,
+};
 pub use state::store;

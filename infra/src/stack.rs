@@ -5,6 +5,7 @@
 pub(crate) mod fargate;
 pub(crate) mod sensors;
 
+use crate::packages::Packages;
 use crate::schedule::{self, ScheduleError};
 use crate::yaml::Node;
 use loopy_contract::ids::{derive, sha256_hex};
@@ -217,6 +218,20 @@ pub fn stack(
     binaries: &Binaries,
     sensor_env: bool,
 ) -> Result<Stack, StackError> {
+    stack_with(manifest, files, binaries, sensor_env, &Packages::default())
+}
+
+/// As [`stack`], with packages that the sensors bring along.
+///
+/// # Errors
+/// As [`stack`].
+pub fn stack_with(
+    manifest: &Manifest,
+    files: &BTreeMap<FileHash, Vec<u8>>,
+    binaries: &Binaries,
+    sensor_env: bool,
+    packages: &Packages,
+) -> Result<Stack, StackError> {
     let needs = Needs::of(manifest, sensor_env);
     let mut assets = BTreeMap::new();
     let mut template = Template::parse()?;
@@ -249,14 +264,13 @@ pub fn stack(
     add_rules(&mut template, manifest)?;
     add_schedules(&mut template, manifest)?;
     add_secrets(&mut template, &needs)?;
-    sensors::add(
-        &mut template,
+    let code = sensors::Code {
         manifest,
         files,
         binaries,
-        &needs,
-        &mut assets,
-    )?;
+        packages,
+    };
+    sensors::add(&mut template, &code, needs.sensors, &mut assets)?;
     let images = fargate::add(&mut template, manifest, binaries, &mut assets)?;
 
     let count = template.entries(&["Resources"])?.len();

@@ -36,6 +36,9 @@ import urllib.parse
 # The first version of Python that has all that is used here.
 OLDEST = (3, 9)
 
+# What a project's sensors import of other people, beside what Python has itself.
+PACKAGES = os.path.join("sensors", "site-packages")
+
 # The end of a trace says what went wrong; more would not fit a log line.
 TRACE_CHARS = 4000
 
@@ -450,6 +453,9 @@ _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ")
 _function = None
 _own = None
 
+if __name__ != "__main__":
+    sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), PACKAGES))
+
 
 def _limit_environment():
     """Leaves sensors nothing of the environment but what is theirs, which is in
@@ -503,6 +509,7 @@ def _worker(project):
     # The directory of this file is on the path and is no part of the project.
     host = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.getcwd()] + [entry for entry in sys.path if entry != host]
+    sys.path.append(os.path.join(os.getcwd(), PACKAGES))
     for line in requests:
         try:
             request = json.loads(line)

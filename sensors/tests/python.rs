@@ -430,6 +430,19 @@ async fn a_slow_sensor_does_not_hold_up_its_neighbours() {
 }
 
 #[tokio::test]
+async fn packages_beside_the_sensors_are_found() {
+    let bench = hooks(LONG);
+    let folder = bench.dir.path().join("sensors/site-packages/brought");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("__init__.py"), "value = 4711\n").unwrap();
+    let code = "from brought import value\ndef f(tick): return {'n': value}\n";
+    std::fs::write(bench.dir.path().join("sensors/uses.py"), code).unwrap();
+    let uses = sensor("sensors.uses", "f", "Go");
+    let made = bench.call_one(&uses, tick()).await.unwrap();
+    assert_eq!(made[0].fields["n"], 4711);
+}
+
+#[tokio::test]
 async fn what_a_call_gives_is_bounded() {
     let bench = hooks(LONG);
     let message = bench.raised("sensors.hooks", "too_long").await;

@@ -180,6 +180,11 @@ pub(crate) fn step(id: &str, extra: Value) -> Value {
 
 /// A home in memory that serves this manifest.
 pub(crate) fn world(manifest: Manifest) -> World {
+    world_with(manifest, Arc::new(EchoSensor))
+}
+
+/// As [`world`], with this sensor code.
+pub(crate) fn world_with(manifest: Manifest, sensor_code: Arc<dyn SensorCode>) -> World {
     let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
     let queues = Arc::new(MemoryQueues::new(clock.clone()));
     let store = Arc::new(MemoryStore::new(clock.clone()));
@@ -213,7 +218,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
         }),
         transcripts: transcripts.clone(),
         packs: packs.clone(),
-        sensor_code: Arc::new(EchoSensor),
+        sensor_code,
         clock: clock.clone(),
     });
     World {

@@ -2,9 +2,10 @@
 //! project's own files. They get no permission but to log and to read their own
 //! environment; only the sensor function may call them.
 
-use super::{Binaries, Needs, SHELL, StackError, Template, arn, content, read_secret, secret_arn};
+use super::{Binaries, SHELL, StackError, Template, arn, content, read_secret, secret_arn};
 use crate::archive::{self, Entry};
 use crate::binaries::bootstrap_of;
+use crate::packages::Packages;
 use loopy_aws::env::var;
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::{FileHash, Manifest};
@@ -26,62 +27,71 @@ pub(crate) fn output(language: Language) -> &'static str {
     }
 }
 
+/// What the functions are made of.
+pub(super) struct Code<'a> {
+    pub(super) manifest: &'a Manifest,
+    pub(super) files: &'a BTreeMap<FileHash, Vec<u8>>,
+    pub(super) binaries: &'a Binaries,
+    pub(super) packages: &'a Packages,
+}
+
 /// Adds a function for each language that the project has sensors in.
 pub(super) fn add(
     template: &mut Template,
-    manifest: &Manifest,
-    files: &BTreeMap<FileHash, Vec<u8>>,
-    binaries: &Binaries,
-    needs: &Needs,
+    code: &Code<'_>,
+    env: bool,
     assets: &mut BTreeMap<String, Vec<u8>>,
 ) -> Result<(), StackError> {
-    if needs.sensors {
+    if env {
         template.secret("SensorSecret", "Environment of the sensors")?;
     }
     for language in Language::ALL {
-        if !language.is_in(manifest) {
+        if !language.is_in(code.manifest) {
             continue;
         }
-        let zip = packed(language, manifest, files, binaries)?;
+        let zip = packed(language, code)?;
         let name = language.name().to_lowercase();
         let key = format!("sensors/{name}-{}.zip", sha256_hex(&zip));
-        add_one(template, language, &key, binaries, needs.sensors)?;
+        add_one(template, language, &key, code.binaries, env)?;
         assets.insert(key, zip);
     }
     Ok(())
 }
 
 /// The zip of a function.
-fn packed(
-    language: Language,
-    manifest: &Manifest,
-    files: &BTreeMap<FileHash, Vec<u8>>,
-    binaries: &Binaries,
-) -> Result<Vec<u8>, StackError> {
+fn packed(language: Language, code: &Code<'_>) -> Result<Vec<u8>, StackError> {
+    let manifest = code.manifest;
     let bootstrap;
     let host = match language {
         Language::Python => ("loopy_sensors.py", PYTHON_HOST.as_bytes()),
         Language::Typescript => ("loopy_sensors.mjs", NODE_HOST.as_bytes()),
         Language::Shell => {
-            let zip = binaries.functions.get(SHELL);
+            let zip = code.binaries.functions.get(SHELL);
             let zip = zip.ok_or(StackError::MissingFunction(SHELL))?;
             bootstrap = bootstrap_of(zip).map_err(std::io::Error::other)?;
             ("bootstrap", bootstrap.as_slice())
         }
     };
-    let entry = |path, bytes| Entry {
-        path,
-        bytes,
-        executable: path == "bootstrap",
-    };
-    let mut entries = vec![entry(host.0, host.1)];
-    for (path, hash) in &manifest.sensor_files {
-        entries.push(entry(path, content(files, hash, || path.clone())?));
+    let mut entries = vec![Entry {
+        path: host.0,
+        bytes: host.1,
+        executable: language == Language::Shell,
+    }];
+    let modules = manifest.sensor_modules.iter();
+    let modules = modules.filter(|_| language == Language::Typescript);
+    for (path, hash) in manifest.sensor_files.iter().chain(modules) {
+        entries.push(Entry {
+            path,
+            bytes: content(code.files, hash, || path.clone())?,
+            executable: false,
+        });
     }
-    if language == Language::Typescript {
-        for (path, hash) in &manifest.sensor_modules {
-            entries.push(entry(path, content(files, hash, || path.clone())?));
-        }
+    for (path, file) in code.packages.of(language) {
+        entries.push(Entry {
+            path,
+            bytes: &file.bytes,
+            executable: file.executable,
+        });
     }
     Ok(archive::pack(entries)?)
 }

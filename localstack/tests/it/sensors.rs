@@ -88,6 +88,12 @@ fn project(every: &str) -> (TempDir, Daytona) {
     write("sensors/hooks.ts", TYPESCRIPT);
     write("sensors/lib/numbers.ts", NUMBERS);
     write("sensors/.env", ENVIRONMENT);
+    // Of other people, as their installers put them there.
+    write("sensors/site-packages/brought.py", "ONE = 1\n");
+    write(
+        "sensors/node_modules/brought/index.js",
+        "exports.ONE = 1;\n",
+    );
     for (case, script) in SCRIPTS {
         let header = format!(
             "#!/bin/sh\n# loopy: webhook=\"/shell/{case}\" emits=\"Seen\" verify=\"none\"\n"

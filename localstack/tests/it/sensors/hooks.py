@@ -2,6 +2,7 @@ import asyncio
 import os
 import time
 
+from brought import ONE
 from loopy import sensor
 from loopy.events import Seen
 
@@ -12,7 +13,7 @@ def values(case, *found):
 
 @sensor(webhook="/python/one", emits="Seen", verify="none")
 def py_one(request):
-    return values("one", 1)[0]
+    return values("one", ONE)[0]
 
 
 @sensor(webhook="/python/none", emits="Seen", verify="none")

@@ -1,10 +1,11 @@
 import type { Request, SensorRegistry, Tick } from "../loopy/index.js";
+import brought from "brought";
 import { values, type Found } from "./lib/numbers";
 
 const pause = () => new Promise<void>((done) => setTimeout(done, 1));
 
 export const sensorRegistry = {
-  ts_one: { webhook: "/typescript/one", emits: "Seen", verify: "none", run: () => values("one", 1)[0] },
+  ts_one: { webhook: "/typescript/one", emits: "Seen", verify: "none", run: () => values("one", brought.ONE)[0] },
   ts_none: {
     webhook: "/typescript/none",
     emits: "Seen",
