@@ -2,7 +2,7 @@
 //! a process a call for scripts. They get `PATH` and `sensors/.env`, nothing else.
 
 use crate::shell::Scripts;
-use crate::worker::{Limits, Pool};
+use crate::worker::{Key, Limits, Pool};
 use crate::{NODE_HOST, PYTHON_HOST};
 use async_trait::async_trait;
 use loopy_contract::ids::sha256_hex;
@@ -36,7 +36,7 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// Another Node.js than that.
     pub node: Option<PathBuf>,
-    /// Their own variables, read when a process is started.
+    /// Their own variables, read at each call; a change starts new processes.
     pub environment: Environment,
     /// How long one call may take.
     pub time_limit: Duration,
@@ -104,14 +104,16 @@ impl SensorsHere {
         let environment = (self.config.environment)()?;
         Ok(match language {
             Language::Python => {
-                let root = &self.config.project;
-                let command = || self.python_worker(environment);
-                self.python.ask(request, limits, root, command).await
+                let root = self.config.project.clone();
+                let key = Key { root, environment };
+                let command = || self.python_worker(&key);
+                self.python.ask(request, limits, &key, command).await
             }
             Language::Typescript => {
                 let root = self.code_of(manifest).await?;
-                let command = || self.node_worker(&root, environment);
-                self.node.ask(request, limits, &root, command).await
+                let key = Key { root, environment };
+                let command = || self.node_worker(&key);
+                self.node.ask(request, limits, &key, command).await
             }
             Language::Shell => {
                 let scripts = Scripts {
@@ -125,7 +127,7 @@ impl SensorsHere {
         })
     }
 
-    fn python_worker(&self, environment: BTreeMap<String, String>) -> Result<Command, String> {
+    fn python_worker(&self, key: &Key) -> Result<Command, String> {
         let named = self.config.python.as_deref();
         let python = self.interpreter(named, "python3", "Python 3.9", "LOOPY_PYTHON")?;
         let host = self
@@ -135,15 +137,11 @@ impl SensorsHere {
         // Without `.pyc` files in the project.
         command.arg("-B").arg(host).arg("--worker");
         command.arg(&self.config.project);
-        self.give(&mut command, environment);
+        self.give(&mut command, &key.environment);
         Ok(command)
     }
 
-    fn node_worker(
-        &self,
-        root: &Path,
-        environment: BTreeMap<String, String>,
-    ) -> Result<Command, String> {
+    fn node_worker(&self, key: &Key) -> Result<Command, String> {
         let named = self.config.node.as_deref();
         let node = self.interpreter(named, "node", "Node.js 18", "LOOPY_NODE")?;
         let host = self
@@ -158,12 +156,12 @@ impl SensorsHere {
             .arg("--enable-source-maps")
             .arg(host)
             .arg("--worker")
-            .arg(root);
-        self.give(&mut command, environment);
+            .arg(&key.root);
+        self.give(&mut command, &key.environment);
         Ok(command)
     }
 
-    fn give(&self, command: &mut Command, environment: BTreeMap<String, String>) {
+    fn give(&self, command: &mut Command, environment: &BTreeMap<String, String>) {
         command
             .current_dir(&self.config.project)
             .env_clear()

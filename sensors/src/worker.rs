@@ -4,8 +4,8 @@
 
 use crate::group::{Group, LOOK, too_much};
 use loopy_engine::sensor_host::{HostRequest, HostResponse, MAX_RESPONSE, end_of, took_too_long};
-use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +32,16 @@ pub(crate) struct Pool {
     places: Semaphore,
 }
 
+/// What a worker was started with; one that was started with something else is of no
+/// more use.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Key {
+    /// The folder with the code.
+    pub(crate) root: PathBuf,
+    /// The sensors' own variables.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
 /// What a call may take.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
@@ -47,7 +57,7 @@ impl Pool {
         }
     }
 
-    /// Asks a worker for the code in `root`, which `command` starts if it has to be.
+    /// Asks a worker with this code, which `command` starts if it has to be.
     /// What the worker itself could not say (it took too long or too much, it ended) is
     /// an error in the response, too.
     ///
@@ -57,7 +67,7 @@ impl Pool {
         &self,
         request: &HostRequest,
         limits: Limits,
-        root: &Path,
+        key: &Key,
         command: impl FnOnce() -> Result<Command, String>,
     ) -> Result<HostResponse, String> {
         let mut line = serde_json::to_vec(request).map_err(|why| why.to_string())?;
@@ -65,9 +75,9 @@ impl Pool {
         let _place = self.places.acquire().await.map_err(|why| why.to_string())?;
         // Out of its place for the length of the call: a call that is given up midway
         // takes the worker with it, and no later call reads its answer.
-        let mut worker = match self.idle(root) {
+        let mut worker = match self.idle(key) {
             Some(worker) => worker,
-            None => Worker::start(command()?, root)?,
+            None => Worker::start(command()?, key)?,
         };
         worker.forget();
         let outcome = worker.call(&line, limits).await;
@@ -99,11 +109,11 @@ impl Pool {
         response
     }
 
-    /// A worker for `root` that has nothing to do and lives.
-    fn idle(&self, root: &Path) -> Option<Worker> {
+    /// A worker with this key that has nothing to do and lives.
+    fn idle(&self, key: &Key) -> Option<Worker> {
         let mut idle = lock(&self.idle);
         while let Some(mut worker) = idle.pop() {
-            if worker.root == root && matches!(worker.child.try_wait(), Ok(None)) {
+            if worker.key == *key && matches!(worker.child.try_wait(), Ok(None)) {
                 return Some(worker);
             }
         }
@@ -122,11 +132,11 @@ struct Worker {
     requests: ChildStdin,
     responses: BufReader<ChildStdout>,
     said: Said,
-    root: PathBuf,
+    key: Key,
 }
 
 impl Worker {
-    fn start(mut command: Command, root: &Path) -> Result<Self, String> {
+    fn start(mut command: Command, key: &Key) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -149,7 +159,7 @@ impl Worker {
             requests,
             responses: BufReader::new(responses),
             said: Said::listen(messages),
-            root: root.to_owned(),
+            key: key.clone(),
         })
     }
 

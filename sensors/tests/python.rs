@@ -8,6 +8,8 @@ use loopy_contract::manifest::Sensor;
 use loopy_engine::ports::{Sensed, SensorCall, SensorCode, SensorError};
 use loopy_sensors::Config;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const HOOKS: &str = r#"
@@ -352,6 +354,25 @@ async fn the_workers_environment_is_path_and_the_sensors_own() {
         names.into_iter().filter(set).collect::<Vec<_>>(),
         ["PATH", "TOKEN"]
     );
+}
+
+#[tokio::test]
+async fn a_variable_that_changed_is_there_at_the_next_call() {
+    let value = Arc::new(Mutex::new("one".to_owned()));
+    let read = Arc::clone(&value);
+    let bench = bench(&[("hooks.py", HOOKS)], |config| {
+        config.environment = Arc::new(move || {
+            let value = read.lock().unwrap().clone();
+            Ok(BTreeMap::from([("TOKEN".to_owned(), value)]))
+        });
+    });
+    for token in ["one", "two"] {
+        token.clone_into(&mut value.lock().unwrap());
+        for _ in 0..2 {
+            let seen = bench.fields("environment", "Done", tick()).await;
+            assert_eq!(seen[0]["token"], token);
+        }
+    }
 }
 
 #[tokio::test]

@@ -253,8 +253,11 @@ async fn polled(list: impl Fn() -> Value) {
 }
 
 async fn answers(base: &str, path: &str, status: u16) {
+    // The same delivery again would be answered as before.
+    let mut count = 0_u8;
     eventually("another answer", LONG, async || {
-        match post(base, path, vec![]).await {
+        count += 1;
+        match post(base, path, vec![b'#', count]).await {
             found if found == status => Ok(()),
             found => Err(format!("{path} answers {found}")),
         }
@@ -380,17 +383,20 @@ async fn sensors_in_all_languages_in_a_stack() {
     assert_eq!(post(&base, "/python/one", vec![1]).await, 202);
 
     // It can be asked without one.
-    let manifest = deployed.account.aws(&[
+    let function = deployed.account.aws(&[
         "lambda",
         "get-function-configuration",
         "--function-name",
         &deployed.resource("SensorFunction"),
     ]);
-    let hash = manifest["Environment"]["Variables"]["LOOPY_MANIFEST"].clone();
-    let bucket = format!("s3://{}", deployed.account.bucket);
+    let variable = |name: &str| {
+        let value = &function["Environment"]["Variables"][name];
+        value.as_str().unwrap().to_owned()
+    };
+    let (bucket, hash) = (variable("LOOPY_ASSETS_BUCKET"), variable("LOOPY_MANIFEST"));
     let file = project.path().join("manifest.json");
     let file = file.to_str().unwrap();
-    let key = format!("{bucket}/manifests/{}.json", hash.as_str().unwrap());
+    let key = format!("s3://{bucket}/manifests/{hash}.json");
     deployed.account.aws(&["s3", "cp", "--quiet", &key, file]);
     let manifest = Manifest::from_json(&std::fs::read(file).unwrap()).unwrap();
     let config = deployed.account.config().await;
@@ -428,7 +434,6 @@ async fn sensors_in_all_languages_in_a_stack() {
         let answer = answer.to_str().unwrap();
         let request = request.to_string();
         let mut invoke = vec!["lambda", "invoke", "--function-name", &name];
-        invoke.extend(["--cli-binary-format", "raw-in-base64-out"]);
         invoke.extend(["--payload", &request, answer]);
         deployed.account.aws(&invoke);
         let answer: Value = serde_json::from_slice(&std::fs::read(answer).unwrap()).unwrap();
