@@ -3,7 +3,7 @@
 
 mod bench;
 
-use bench::{Bench, LONG, PLAIN_PATH, bench, lives, python, request, tick, tick_after};
+use bench::{Bench, LONG, bench, lives, request, tick, tick_after};
 use loopy_contract::manifest::Sensor;
 use loopy_engine::ports::{Sensed, SensorCall, SensorCode, SensorError};
 use loopy_sensors::Config;
