@@ -239,7 +239,7 @@ fn every_code_key_is_an_asset() {
             found += 1;
         }
     }
-    assert_eq!(found, 7);
+    assert_eq!(found, 9);
     let manifest = manifest();
     let runner = sha256_hex(b"runner");
     for key in [
