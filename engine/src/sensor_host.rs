@@ -108,6 +108,7 @@ pub struct CallLimits {
 /// What a host is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one is made for each call, and sent")]
 pub enum HostRequest {
     /// To call a sensor.
     Call {
