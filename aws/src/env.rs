@@ -3,6 +3,7 @@
 
 use loopy_engine::message::QueueName;
 use loopy_engine::ports::PortError;
+use loopy_engine::sensor_host::Language;
 use std::collections::BTreeMap;
 
 /// The names of the variables.
@@ -46,11 +47,27 @@ pub mod var {
     /// Name of the function with the project's Python sensors; empty when
     /// there are none.
     pub const SENSOR_PYTHON: &str = "LOOPY_SENSOR_PYTHON";
+    /// As that, with its TypeScript sensors.
+    pub const SENSOR_TYPESCRIPT: &str = "LOOPY_SENSOR_TYPESCRIPT";
+    /// As that, with its shell sensors.
+    pub const SENSOR_SHELL: &str = "LOOPY_SENSOR_SHELL";
+    /// ARN of the secret with the sensors' own variables, for the functions that run
+    /// them; not set when there are none.
+    pub const SENSOR_SECRET: &str = "LOOPY_SENSOR_SECRET";
     /// Name of the watch function, for those that hand sandboxes to stop to it
     /// directly; not set for the others.
     pub const WATCH_FUNCTION: &str = "LOOPY_WATCH_FUNCTION";
     /// The SDK's own variable for an endpoint other than AWS's.
     pub const ENDPOINT_URL: &str = "AWS_ENDPOINT_URL";
+
+    /// Name of the function with the project's sensors in a language.
+    pub const fn sensors(language: super::Language) -> &'static str {
+        match language {
+            super::Language::Python => SENSOR_PYTHON,
+            super::Language::Typescript => SENSOR_TYPESCRIPT,
+            super::Language::Shell => SENSOR_SHELL,
+        }
+    }
 
     /// URL of a queue.
     pub const fn queue(queue: super::QueueName) -> &'static str {

@@ -111,6 +111,19 @@ impl SecretsManager {
     }
 }
 
+impl SecretsManager {
+    /// The sensors' own variables, for the function that runs them.
+    ///
+    /// # Errors
+    /// When the secret cannot be read.
+    pub async fn sensor_env(&self) -> Result<BTreeMap<String, String>, PortError> {
+        if self.environment.required(var::SENSOR_SECRET).is_err() {
+            return Ok(BTreeMap::new());
+        }
+        self.map(var::SENSOR_SECRET).await
+    }
+}
+
 #[async_trait]
 impl Secrets for SecretsManager {
     async fn sandbox_env(

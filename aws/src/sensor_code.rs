@@ -1,4 +1,4 @@
-//! The project's Python sensors, which run in a Lambda function of their own.
+//! The project's sensors, which run in Lambda functions of their own: one a language.
 
 use crate::env::{Environment, var};
 use crate::error::failed;
@@ -8,14 +8,15 @@ use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
 use loopy_contract::manifest::{Manifest, Sensor};
 use loopy_engine::ports::{PortError, Sensed, SensorCall, SensorCode, SensorError};
-use loopy_engine::sensor_host::{HostRequest, HostResponse};
+use loopy_engine::sensor_host::{HostRequest, HostResponse, Language, TIME_LIMIT};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How much of an answer that makes no sense is shown, in characters.
 const SHOWN: usize = 200;
 
-/// Sensors in the function that the environment names.
+/// Sensors in the functions that the environment names.
 #[derive(Clone)]
 pub struct LambdaSensorCode {
     client: Client,
@@ -23,7 +24,12 @@ pub struct LambdaSensorCode {
 }
 
 impl LambdaSensorCode {
-    /// The function that `environment` names.
+    /// The functions that `environment` names, over any configuration.
+    pub fn of_config(config: &aws_config::SdkConfig, environment: Environment) -> Self {
+        Self::new(Client::new(config), Arc::new(environment))
+    }
+
+    /// The functions that `environment` names.
     pub fn new(client: Client, environment: Arc<Environment>) -> Self {
         Self {
             client,
@@ -41,32 +47,25 @@ struct Unhandled {
     message: Option<String>,
 }
 
-#[async_trait]
-impl SensorCode for LambdaSensorCode {
-    async fn call(
+impl LambdaSensorCode {
+    /// Asks the function with the sensors in a language. What it could not say itself
+    /// (it took too long or too much, it ended) is an error in the response.
+    async fn ask(
         &self,
-        manifest: &Manifest,
-        sensor: &Sensor,
-        call: &SensorCall,
-    ) -> Result<Vec<Sensed>, SensorError> {
-        let what = format!("call sensor `{}`", sensor.name);
-        let request = HostRequest::new(manifest, sensor, call)
-            .ok_or_else(|| PortError::new(&what, "it names no module and function"))?;
-        let function = self
-            .environment
-            .may_be_empty(var::SENSOR_PYTHON)
-            .map_err(PortError::from)?
-            .ok_or_else(|| {
-                PortError::new(
-                    &what,
-                    format!(
-                        "{} is empty: the stack was deployed without Python sensors; deploy it again",
-                        var::SENSOR_PYTHON
-                    ),
-                )
-            })?;
+        language: Language,
+        what: &str,
+        request: &HostRequest,
+    ) -> Result<HostResponse, PortError> {
+        let variable = var::sensors(language);
+        let function = self.environment.may_be_empty(variable)?.ok_or_else(|| {
+            let why = format!(
+                "{variable} is empty: the stack was deployed without {language} sensors; deploy \
+                 it again"
+            );
+            PortError::new(what, why)
+        })?;
         let what = format!("{what} (function {function})");
-        let payload = serde_json::to_vec(&request).map_err(|error| PortError::new(&what, error))?;
+        let payload = serde_json::to_vec(request).map_err(|error| PortError::new(&what, error))?;
         let output = self
             .client
             .invoke()
@@ -78,27 +77,60 @@ impl SensorCode for LambdaSensorCode {
             .map_err(|error| failed(&what, &error))?;
         let answer = output.payload.map(Blob::into_inner).unwrap_or_default();
         if let Some(kind) = output.function_error {
-            return Err(SensorError::Raised {
-                sensor: sensor.name.clone(),
-                message: unhandled(&kind, &answer),
-            });
+            return Ok(HostResponse::Error(unhandled(&kind, &answer)));
         }
         // A 200 alone proves nothing; only a host's response does.
-        match serde_json::from_slice(&answer) {
-            Ok(HostResponse::Events(events)) => Ok(events),
-            Ok(HostResponse::Error(message)) => Err(SensorError::Raised {
-                sensor: sensor.name.clone(),
-                message,
-            }),
-            Err(error) => Err(PortError::new(
-                what,
-                format!(
-                    "the function did not answer as a sensor host does ({error}): {}",
-                    beginning(&answer)
-                ),
-            )
-            .into()),
+        serde_json::from_slice(&answer).map_err(|error| {
+            let why = format!(
+                "the function did not answer as a sensor host does ({error}): {}",
+                beginning(&answer)
+            );
+            PortError::new(what, why)
+        })
+    }
+}
+
+#[async_trait]
+impl SensorCode for LambdaSensorCode {
+    async fn call(
+        &self,
+        manifest: &Manifest,
+        sensor: &Sensor,
+        call: &SensorCall,
+    ) -> Result<Vec<Sensed>, SensorError> {
+        let what = format!("call sensor `{}`", sensor.name);
+        let request = HostRequest::call(manifest, sensor, call, TIME_LIMIT);
+        let (Some(language), Some(request)) = (Language::of(sensor), request) else {
+            return Err(PortError::new(&what, "the manifest names no code for it").into());
+        };
+        let response = self.ask(language, &what, &request).await?;
+        response.events(&sensor.name)
+    }
+
+    async fn load(&self, manifest: &Manifest) -> Result<BTreeMap<String, String>, PortError> {
+        let mut found = BTreeMap::new();
+        for language in Language::ALL {
+            if !language.is_in(manifest) {
+                continue;
+            }
+            let what = format!("load the {language} sensors");
+            let request = HostRequest::load(manifest, language);
+            if let HostResponse::Loaded(not) = self.ask(language, &what, &request).await? {
+                found.extend(not);
+                continue;
+            }
+            // One that ends the host, or never comes back, is to be told from the others.
+            for (sensor, request) in request.each() {
+                match self.ask(language, &what, &request).await? {
+                    HostResponse::Loaded(not) => found.extend(not),
+                    HostResponse::Error(why) | HostResponse::Unloadable(why) => {
+                        found.insert(sensor, why);
+                    }
+                    HostResponse::Events(_) => {}
+                }
+            }
         }
+        Ok(found)
     }
 }
 

@@ -7,7 +7,7 @@
 //! | event | `EVENT#<id>` | `EVENT` | `version`, `body`, `parts`, `workflow` (the event's name), `runs_pk`, `runs_sk`, `expires` |
 //! | document | `DOC#<key>` | `DOC` | `version`, `body` or `part`, `expires` |
 //! | accepted delivery | `SEEN#<delivery>` | `SEEN` | `until`, `expires` |
-//! | watermark | `MARK#<name>` | `MARK` | `at` |
+//! | watermark | `MARK#<name>` | `MARK` | `at`, `snapshot` |
 //!
 //! The index `runs` lists runs (`runs_pk` = `RUNS`) and events (`EVENTS`) by age
 //! (`runs_sk` = `<time>#<id>`); it has no other attribute but `summary`,
@@ -536,6 +536,30 @@ impl Store for DynamoStore {
             .await?
             .map(|item| time(&what, &item, "at"))
             .transpose()
+    }
+
+    async fn snapshot(&self, name: &str) -> Result<Option<(Timestamp, String)>, PortError> {
+        let what = format!("read snapshot {name}");
+        let Some(item) = self.item(&what, mark_key(name), "MARK").await? else {
+            return Ok(None);
+        };
+        let text = item.get("snapshot").and_then(|value| value.as_s().ok());
+        let text = text.cloned().unwrap_or_default();
+        Ok(Some((time(&what, &item, "at")?, text)))
+    }
+
+    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
+        self.client
+            .put_item()
+            .table_name(&self.table)
+            .item("pk", AttributeValue::S(mark_key(name)))
+            .item("sk", AttributeValue::S("MARK".to_owned()))
+            .item("at", AttributeValue::S(at.to_string()))
+            .item("snapshot", AttributeValue::S(text.to_owned()))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| failed(self.what(&format!("write snapshot {name}")), &error))
     }
 
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {

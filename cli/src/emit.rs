@@ -5,7 +5,9 @@
 use crate::output::Terminal;
 use clap::{Args, ValueEnum};
 use loopy_contract::manifest::{FileHash, Manifest};
-use loopy_infra::{Architecture, Binaries, BinariesError, Stack, StackError};
+use loopy_infra::{
+    Architecture, Binaries, BinariesError, Packages, PackagesError, Stack, StackError,
+};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,6 +64,9 @@ pub(crate) enum EmitError {
     /// No stack can be made of this project.
     #[error(transparent)]
     Stack(#[from] StackError),
+    /// The packages of its sensors cannot be read.
+    #[error(transparent)]
+    Packages(#[from] PackagesError),
     /// A file cannot be written.
     #[error(transparent)]
     Write(#[from] loopy_infra::EmitError),
@@ -80,7 +85,7 @@ impl EmitError {
             Self::Binaries(error) => error.hint(),
             Self::Refused(_) => Some("`loopy run` serves a project on one machine".to_owned()),
             Self::Idle => Some("pass --emit with the folder to write it to".to_owned()),
-            Self::Stack(_) | Self::Write(_) | Self::WorkingDirectory(_) => None,
+            Self::Stack(_) | Self::Packages(_) | Self::Write(_) | Self::WorkingDirectory(_) => None,
         }
     }
 }
@@ -111,15 +116,17 @@ pub(crate) fn stack(
     files: &BTreeMap<FileHash, Vec<u8>>,
 ) -> Result<Stack, EmitError> {
     let binaries = binaries(code)?;
-    Ok(loopy_infra::stack(
+    let packages = Packages::read(project, manifest)?;
+    Ok(loopy_infra::stack_with(
         manifest,
         files,
         &binaries,
         has_sensor_env(project),
+        &packages,
     )?)
 }
 
-/// Whether the project has an environment for its Python sensors.
+/// Whether the project has an environment for its sensors.
 pub(crate) fn has_sensor_env(project: &Path) -> bool {
     project.join(loopy_infra::secrets::SENSOR_FILE).is_file()
 }

@@ -182,7 +182,7 @@ impl Graph {
         for sensor in &outline.sensors {
             let note = match &sensor.trigger {
                 SensorTrigger::Webhook { path, .. } => format!("POST {path}"),
-                SensorTrigger::Poll { interval } => format!("every {interval}"),
+                SensorTrigger::Poll { interval, .. } => format!("every {interval}"),
             };
             graph.node(Kind::Sensor, &sensor.name, &note, None);
         }

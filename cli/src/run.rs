@@ -94,6 +94,18 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             // The home serves on all the same.
             std::future::pending::<()>().await;
         };
+        let handle = home.handle();
+        let load = async {
+            match handle.load_sensors().await {
+                Ok(found) => {
+                    for (sensor, why) in found {
+                        terminal.say(&format!("sensor {sensor} cannot be loaded: {why}"));
+                    }
+                }
+                Err(error) => tracing::error!(%error, "cannot load the sensors"),
+            }
+            std::future::pending::<()>().await;
+        };
         let serve = home.serve(async {
             interrupted.await;
             terminal.say("stopping; running steps go on, and their results are taken next time");
@@ -101,6 +113,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         tokio::select! {
             () = serve => {}
             () = show => {}
+            () = load => {}
         }
         Ok(Outcome::Fine)
     })
@@ -120,7 +133,7 @@ fn webhooks(manifest: &Manifest, base: &str) -> String {
 /// A sentence for each thing that begins by itself.
 fn schedules(manifest: &Manifest) -> Vec<String> {
     let polls = manifest.sensors.iter().filter_map(|sensor| {
-        let SensorTrigger::Poll { interval } = &sensor.trigger else {
+        let SensorTrigger::Poll { interval, .. } = &sensor.trigger else {
             return None;
         };
         Some(format!("sensor {} polls every {interval}", sensor.name))

@@ -34,6 +34,7 @@ pub(crate) fn manifest(
     registry: RegistryDraft,
     workflows: Workflows,
     sensors: Sensors,
+    modules: BTreeMap<String, String>,
     skills: &BTreeSet<&str>,
 ) -> (Manifest, Files) {
     let mut files = Files::new();
@@ -48,6 +49,10 @@ pub(crate) fn manifest(
     let sensor_files = sources
         .below("sensors/")
         .filter_map(|(path, file)| Some((path.to_owned(), store(file, &mut files)?)))
+        .collect();
+    let sensor_modules = modules
+        .into_iter()
+        .map(|(path, text)| (path, keep(text.into_bytes(), &mut files)))
         .collect();
     let mut sensors: Vec<_> = sensors
         .drafts
@@ -66,6 +71,7 @@ pub(crate) fn manifest(
         lineage,
         skills,
         sensor_files,
+        sensor_modules,
     };
     (manifest.seal(), files)
 }
@@ -226,7 +232,11 @@ fn store(file: &File, files: &mut Files) -> Option<FileHash> {
     let File::Bytes(bytes) = file else {
         return None;
     };
-    let hash = sha256_hex(bytes);
-    files.entry(hash.clone()).or_insert_with(|| bytes.clone());
-    Some(hash)
+    Some(keep(bytes.clone(), files))
+}
+
+fn keep(bytes: Vec<u8>, files: &mut Files) -> FileHash {
+    let hash = sha256_hex(&bytes);
+    files.entry(hash.clone()).or_insert(bytes);
+    hash
 }

@@ -102,6 +102,8 @@ pub fn compile(sources: &Sources) -> Compilation {
     reference::check_steps(&workflows, &registry, &mut report);
     reference::check_registry(&workflows, &registry, &skills, &mut report);
 
+    let modules = sensor::javascript::modules(sources, &sensors, &mut report);
+
     let outline = outline::of(&workflows, &sensors.drafts);
     // What an error hides may well be made and used.
     if !report.has_errors() {
@@ -119,7 +121,8 @@ pub fn compile(sources: &Sources) -> Compilation {
             outline,
         };
     }
-    let (manifest, files) = assemble::manifest(sources, registry, workflows, sensors, &skills);
+    let (manifest, files) =
+        assemble::manifest(sources, registry, workflows, sensors, modules, &skills);
     Compilation {
         manifest: Some(manifest),
         files,

@@ -1,5 +1,6 @@
 //! Reads sensors, whatever they are written in. Their code is never run.
 
+pub(crate) mod javascript;
 mod python;
 mod shell;
 mod typescript;
@@ -37,6 +38,8 @@ struct Declared {
     webhook: Argument,
     poll: Argument,
     verify: Argument,
+    /// Its text is `true` or `false`.
+    on_change: Argument,
     module: String,
     function: Option<String>,
 }
@@ -159,6 +162,10 @@ impl Reader<'_> {
             &declared.verify,
             declared.poll.text().is_some(),
         );
+        let polls = declared.poll.text().is_some();
+        let Ok(on_change) = self.on_change(path, &name, &declared.on_change, polls) else {
+            return;
+        };
         let trigger = match (declared.webhook, declared.poll) {
             (Argument::Text(route, at), Argument::Absent) => {
                 if !route.starts_with('/') {
@@ -206,7 +213,10 @@ impl Reader<'_> {
                                 )
                                 .hint("give an interval above zero, such as 5m");
                         }
-                        SensorTrigger::Poll { interval }
+                        SensorTrigger::Poll {
+                            interval,
+                            on_change,
+                        }
                     }
                     None => {
                         self.no_trigger(
@@ -272,6 +282,29 @@ impl Reader<'_> {
 
     fn no_trigger(&mut self, path: &str, span: Span, message: String, hint: &str) {
         self.report.add(Code::E403, path, span, message).hint(hint);
+    }
+
+    /// Whether only changes are events.
+    fn on_change(
+        &mut self,
+        path: &str,
+        name: &str,
+        argument: &Argument,
+        polls: bool,
+    ) -> Result<bool, ()> {
+        let (at, why) = match argument {
+            Argument::Absent => return Ok(false),
+            Argument::Text(_, at) if !polls => {
+                (at, "is for a sensor that polls, and this one does not")
+            }
+            Argument::Text(text, _) if text == "true" => return Ok(true),
+            Argument::Text(text, _) if text == "false" => return Ok(false),
+            Argument::Text(_, at) | Argument::Dynamic(at) => (at, "is neither true nor false"),
+        };
+        let message = format!("`on_change` of sensor `{name}` {why}");
+        let hint = "with it, an event that the last turn gave as well is kept back";
+        self.no_trigger(path, *at, message, hint);
+        Err(())
     }
 
     fn scheme(

@@ -31,13 +31,13 @@ const MAX_TEXT: usize = 1 << 20;
 /// How many bytes are asked for at once.
 const READ_AHEAD: usize = 16 << 10;
 
-/// Folders that hold what other tools made.
-const SKIPPED: [&str; 2] = ["__pycache__", "node_modules"];
+/// Folders that hold what other tools made, or packages of other people.
+const SKIPPED: [&str; 3] = ["__pycache__", "node_modules", "site-packages"];
 
 impl Sources {
     /// Reads a project from disk: `registry.yml`, `workflows/*/*.md`, and all of
     /// `skills/` and `sensors/` but dot-files (which is where secrets are),
-    /// `__pycache__` and `node_modules`. Links are followed as long as they stay
+    /// `__pycache__`, `node_modules` and `site-packages`. Links are followed as long as they stay
     /// in the project.
     ///
     /// # Errors

@@ -454,8 +454,9 @@ def make(request: Request):
         let fields: Map<String, Value> = fields.collect();
         assert_eq!(field_violations(contract, &fields), Vec::<String>::new());
         requests.push(json!({
-            "sensor": "make", "module": "sensors.make", "function": "make",
+            "ask": "call", "sensor": "make", "module": "sensors.make", "function": "make",
             "emits": name, "events": names,
+            "limits": { "time_ms": 30_000, "response_bytes": 6_000_000 },
             "call": {
                 "kind": "request", "method": "POST", "path": "/make", "headers": {}, "query": "",
                 "body_base64": base64(&json!({"event": name, "fields": fields}).to_string()),
@@ -465,7 +466,7 @@ def make(request: Request):
     }
 
     // By the host, which brings a package of its own.
-    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/python/loopy_sensors.py");
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sensors/host/loopy_sensors.py");
     let input: String = requests
         .iter()
         .map(|request| format!("{request}\n"))

@@ -41,10 +41,20 @@ pub struct Manifest {
     pub skills: BTreeMap<String, BTreeMap<String, FileHash>>,
     /// Sensor code: project path to content hash.
     pub sensor_files: BTreeMap<String, FileHash>,
+    /// The JavaScript of its TypeScript sensors, by the path it is run under
+    /// ([`module_path`]), to content hash.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sensor_modules: BTreeMap<String, FileHash>,
 }
 
 /// Hex SHA-256 of a file's bytes.
 pub type FileHash = String;
+
+/// The path that the JavaScript of a TypeScript or JavaScript file is run under, beside
+/// the file itself: no two files share one, and Node.js takes it for a module.
+pub fn module_path(path: &str) -> String {
+    format!("{path}.mjs")
+}
 
 /// The manifest could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +124,7 @@ impl Manifest {
             lineage,
             skills,
             sensor_files,
+            sensor_modules,
         } = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("hash", hash)?;
@@ -122,6 +133,9 @@ impl Manifest {
         map.serialize_entry("registry", &Sorted(registry))?;
         map.serialize_entry("schema_version", schema_version)?;
         map.serialize_entry("sensor_files", sensor_files)?;
+        if !sensor_modules.is_empty() {
+            map.serialize_entry("sensor_modules", sensor_modules)?;
+        }
         map.serialize_entry("sensors", &Sorted(sensors))?;
         map.serialize_entry("skills", skills)?;
         map.serialize_entry("workflows", &SortedEntries(workflows))?;
@@ -703,7 +717,18 @@ pub enum SensorTrigger {
     Poll {
         /// `30s`, `5m`, `2h`, `1d`.
         interval: String,
+        /// Whether an event is kept back that its last turn gave as well.
+        #[serde(default, skip_serializing_if = "is_false")]
+        on_change: bool,
     },
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a sensor is written in.

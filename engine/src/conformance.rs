@@ -1,7 +1,7 @@
 //! What every store has to do, as one suite that runs over each of them. A
 //! store that passes it can stand behind the engine.
 
-use crate::ports::{Commit, PortError, RunFilter, Store};
+use crate::ports::{Commit, MAX_SNAPSHOT, PortError, RunFilter, Store};
 use crate::record::{Decision, EventFilter, EventOutcome, EventRecord};
 use crate::run::{Run, RunStatus};
 use crate::transition;
@@ -175,12 +175,42 @@ pub async fn store(store: Arc<dyn Store>, now: Timestamp, salt: &str) -> Result<
         "a watermark is the last one set",
         store.watermark(&mark).await? == Some(later(5)),
     )?;
+    snapshots(&*store, now, later(5), salt).await?;
     documents(&*store, later(3600), salt).await?;
     events(&*store, now, salt).await
 }
 
 fn conflicts(commit: Commit) -> bool {
     matches!(commit, Commit::Conflict)
+}
+
+async fn snapshots(
+    store: &dyn Store,
+    first: Timestamp,
+    second: Timestamp,
+    salt: &str,
+) -> Result<(), Broken> {
+    let mark = format!("{salt}-snapshot");
+    promise(
+        "an unset snapshot is none",
+        store.snapshot(&mark).await?.is_none(),
+    )?;
+    store.set_watermark(&mark, first).await?;
+    promise(
+        "a watermark alone has an empty text beside it",
+        store.snapshot(&mark).await? == Some((first, String::new())),
+    )?;
+    let longest = "\u{e9}".repeat(MAX_SNAPSHOT / 2);
+    store.set_snapshot(&mark, first, "[1]").await?;
+    store.set_snapshot(&mark, second, &longest).await?;
+    promise(
+        "a snapshot is the last one set, whole, with its watermark",
+        store.snapshot(&mark).await? == Some((second, longest)),
+    )?;
+    promise(
+        "a snapshot sets the watermark",
+        store.watermark(&mark).await? == Some(second),
+    )
 }
 
 async fn documents(store: &dyn Store, expires: Timestamp, salt: &str) -> Result<(), Broken> {

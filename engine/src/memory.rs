@@ -55,6 +55,7 @@ pub struct MemoryStore {
     documents: Mutex<BTreeMap<String, Document>>,
     seen: Mutex<BTreeMap<String, Timestamp>>,
     watermarks: Mutex<BTreeMap<String, Timestamp>>,
+    snapshots: Mutex<BTreeMap<String, String>>,
 }
 
 impl MemoryStore {
@@ -67,6 +68,7 @@ impl MemoryStore {
             documents: Mutex::default(),
             seen: Mutex::default(),
             watermarks: Mutex::default(),
+            snapshots: Mutex::default(),
         }
     }
 }
@@ -186,6 +188,18 @@ impl Store for MemoryStore {
 
     async fn watermark(&self, name: &str) -> Result<Option<Timestamp>, PortError> {
         Ok(lock(&self.watermarks).get(name).copied())
+    }
+
+    async fn snapshot(&self, name: &str) -> Result<Option<(Timestamp, String)>, PortError> {
+        let text = lock(&self.snapshots).get(name).cloned().unwrap_or_default();
+        let at = lock(&self.watermarks).get(name).copied();
+        Ok(at.map(|at| (at, text)))
+    }
+
+    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
+        lock(&self.snapshots).insert(name.to_owned(), text.to_owned());
+        lock(&self.watermarks).insert(name.to_owned(), at);
+        Ok(())
     }
 
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {

@@ -84,6 +84,9 @@ pub struct RunFilter {
     pub limit: usize,
 }
 
+/// The longest text beside a watermark, in bytes.
+pub const MAX_SNAPSHOT: usize = 256 << 10;
+
 /// Run state. One conditional write a transition; nothing is durable until
 /// `create` or `commit` gives back [`Commit::Done`].
 ///
@@ -126,6 +129,10 @@ pub trait Store: Send + Sync {
     async fn watermark(&self, name: &str) -> Result<Option<Timestamp>, PortError>;
     /// Writes a watermark.
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError>;
+    /// Reads a watermark and what was written with it; empty when nothing was.
+    async fn snapshot(&self, name: &str) -> Result<Option<(Timestamp, String)>, PortError>;
+    /// Writes a watermark and a text of at most [`MAX_SNAPSHOT`] bytes, both or neither.
+    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError>;
 }
 
 /// Durable queues, at least once, in no promised order.
@@ -323,6 +330,9 @@ pub enum SensorCall {
         scheduled_at: Timestamp,
         /// RFC 3339; the tick before this one.
         last_run: Timestamp,
+        /// The fields of each event that its last turn gave; none the first time.
+        #[serde(default)]
+        snapshot: Vec<Map<String, Value>>,
     },
 }
 
@@ -346,6 +356,14 @@ pub enum SensorError {
         /// The error with the end of its trace.
         message: String,
     },
+    /// The code cannot be loaded: it has no events, and it is no use to ask it.
+    #[error("sensor `{sensor}` cannot be loaded: {reason}")]
+    Unloadable {
+        /// The sensor's name.
+        sensor: String,
+        /// Why not.
+        reason: String,
+    },
     /// The code could not be reached.
     #[error(transparent)]
     Trouble(#[from] PortError),
@@ -361,6 +379,9 @@ pub trait SensorCode: Send + Sync {
         sensor: &Sensor,
         call: &SensorCall,
     ) -> Result<Vec<Sensed>, SensorError>;
+    /// Loads the code of all sensors without calling one. Gives those that cannot be
+    /// loaded, with why.
+    async fn load(&self, manifest: &Manifest) -> Result<BTreeMap<String, String>, PortError>;
 }
 
 /// The ports of one home, as the engine takes them.

@@ -1,7 +1,7 @@
 //! What a manifest may ask for that this version does not execute. It is
 //! refused by name before anything runs, never ignored.
 
-use loopy_contract::manifest::{Budget, Harness, Manifest, ModelKeys, SensorSource};
+use loopy_contract::manifest::{Budget, Harness, Manifest, ModelKeys};
 use loopy_contract::price::price;
 
 /// The harnesses that hold to `budget.tokens`.
@@ -11,17 +11,6 @@ const HOLD_TOKENS: [Harness; 3] = [Harness::Codex, Harness::Loop, Harness::Openc
 /// Agents and sandboxes that no step uses are not looked at.
 pub fn unsupported(manifest: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
-    for sensor in &manifest.sensors {
-        let language = match sensor.source {
-            SensorSource::Typescript => "TypeScript",
-            SensorSource::Shell => "shell",
-            SensorSource::Module | SensorSource::Builtin => continue,
-        };
-        found.push(format!(
-            "sensor {}: {language} sensors cannot run yet",
-            sensor.name
-        ));
-    }
     for step in manifest
         .workflows
         .values()

@@ -128,7 +128,10 @@ async fn webhook_requests_that_are_not_right_are_refused() {
     assert_eq!(status(|r| r.method = "GET".into()).await, 405);
     assert_eq!(status(|r| r.path = "/hooks/y".into()).await, 404);
     assert_eq!(status(|r| r.headers.clear()).await, 401);
-    assert_eq!(status(|r| r.body = vec![b' '; MAX_BODY_BYTES + 1]).await, 413);
+    assert_eq!(
+        status(|r| r.body = vec![b' '; MAX_BODY_BYTES + 1]).await,
+        413
+    );
     let flood = |r: &mut WebhookRequest| {
         r.headers.insert("x-flood".into(), "x".repeat(64 * 1024));
     };
@@ -205,7 +208,8 @@ fn slack(world: &World, body: &str) -> WebhookRequest {
     use hmac::{KeyInit, Mac};
     use loopy_engine::ports::Clock;
     let time = world.clock.now().as_second().to_string();
-    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(b"It's a Secret to Everybody").unwrap();
+    let mut mac =
+        hmac::Hmac::<sha2::Sha256>::new_from_slice(b"It's a Secret to Everybody").unwrap();
     mac.update(format!("v0:{time}:{body}").as_bytes());
     let signature = format!("v0={}", hex::encode(mac.finalize().into_bytes()));
     WebhookRequest {

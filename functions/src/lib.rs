@@ -5,8 +5,11 @@
 pub mod batch;
 mod logs;
 mod runner;
+mod scripts;
 pub mod start;
 pub mod url;
+
+pub use scripts::serve_scripts;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use loopy_engine::message::QueueName;

@@ -17,6 +17,7 @@ pub(crate) fn begin() {
         "loopy_engine",
         "loopy_functions",
         "loopy_sandbox",
+        "loopy_sensors",
     ];
     let targets = Targets::new()
         .with_default(LevelFilter::WARN)

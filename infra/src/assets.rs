@@ -216,7 +216,11 @@ impl Bucket<'_> {
                 .send()
                 .await
                 .map_err(|error| self.fault("list", prefix, explain(&error)))?;
-            keys.extend(page.contents().iter().filter_map(|object| object.key.clone()));
+            keys.extend(
+                page.contents()
+                    .iter()
+                    .filter_map(|object| object.key.clone()),
+            );
             token = page.next_continuation_token().map(str::to_owned);
             if token.is_none() {
                 keys.sort();

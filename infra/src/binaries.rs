@@ -2,7 +2,7 @@
 //! cargo-lambda in a checkout.
 
 use crate::archive::{self, Entry};
-use crate::stack::{Architecture, Binaries, FUNCTIONS};
+use crate::stack::{Architecture, BINARIES, Binaries};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ impl BinariesError {
         match self {
             Self::Read { .. } | Self::Zip { .. } => Some(
                 "the folder must hold webhook.zip, sensor.zip, start.zip, step.zip, report.zip, \
-                 watch.zip and loopy-runner, as `cargo xtask dist` writes them"
+                 watch.zip, shell.zip and loopy-runner, as `cargo xtask dist` writes them"
                     .to_owned(),
             ),
             Self::Architecture { .. } => {
@@ -96,7 +96,7 @@ impl BinariesError {
 /// [`BinariesError`] names the file that is missing or not what it should be.
 pub fn read_folder(folder: &Path, architecture: Architecture) -> Result<Binaries, BinariesError> {
     let mut functions = BTreeMap::new();
-    for name in FUNCTIONS {
+    for name in BINARIES {
         let path = folder.join(format!("{name}.zip"));
         let zip = read(&path)?;
         let bootstrap = bootstrap_of(&zip).map_err(|why| BinariesError::Zip {
@@ -155,7 +155,7 @@ pub fn build(around: &[PathBuf], architecture: Architecture) -> Result<Binaries,
     };
 
     let mut functions = BTreeMap::new();
-    for name in FUNCTIONS {
+    for name in BINARIES {
         let path = function_out.join(name).join("bootstrap");
         let bytes = read(&path)?;
         check_architecture(&path, &bytes, architecture)?;
@@ -236,7 +236,7 @@ fn read(path: &Path) -> Result<Vec<u8>, BinariesError> {
     })
 }
 
-fn bootstrap_of(zip: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn bootstrap_of(zip: &[u8]) -> Result<Vec<u8>, String> {
     let mut archive = zip::ZipArchive::new(Cursor::new(zip)).map_err(|error| error.to_string())?;
     let mut file = archive
         .by_name("bootstrap")
@@ -284,7 +284,7 @@ mod tests {
 
     fn folder(machine: u8) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for name in FUNCTIONS {
+        for name in BINARIES {
             let bytes = elf(machine);
             let entry = Entry {
                 path: "bootstrap",

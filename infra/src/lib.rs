@@ -12,11 +12,13 @@ pub mod difference;
 pub mod emit;
 mod events;
 pub mod images;
+mod packages;
 mod parameters;
 pub mod preflight;
 mod publish;
 pub mod schedule;
 pub mod secrets;
+mod sensors;
 pub mod stack;
 mod state;
 mod yaml;
@@ -29,7 +31,11 @@ pub use desk::{Desk, desk};
 pub use difference::{Action, Difference, Part, differences};
 pub use emit::{EmitError, emit};
 pub use events::Progress;
+pub use packages::{Packages, PackagesError};
 pub use preflight::{refusals, warnings};
 pub use secrets::{SecretsError, Values};
-pub use stack::{Architecture, Asset, Binaries, Image, Needs, Stack, StackError, stack};
+pub use sensors::load_sensors;
+pub use stack::{
+    Architecture, Asset, Binaries, Image, Needs, Stack, StackError, stack, stack_with,
+};
 pub use state::{store, webhook_url};

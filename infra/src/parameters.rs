@@ -26,7 +26,9 @@ pub(crate) fn names(template: &str) -> Result<Vec<String>, DeployError> {
             why: error.to_string(),
         })?;
     let parameters = template["Parameters"].as_object();
-    let names = parameters.into_iter().flat_map(|parameters| parameters.keys());
+    let names = parameters
+        .into_iter()
+        .flat_map(|parameters| parameters.keys());
     Ok(names.cloned().collect())
 }
 
@@ -34,10 +36,7 @@ pub(crate) fn names(template: &str) -> Result<Vec<String>, DeployError> {
 ///
 /// # Errors
 /// [`DeployError::Parameter`].
-pub(crate) fn check(
-    names: &[String],
-    given: &BTreeMap<String, String>,
-) -> Result<(), DeployError> {
+pub(crate) fn check(names: &[String], given: &BTreeMap<String, String>) -> Result<(), DeployError> {
     let known: Vec<String> = names
         .iter()
         .filter(|name| *name != BUCKET)

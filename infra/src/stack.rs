@@ -4,15 +4,15 @@
 
 pub(crate) mod fargate;
 mod needs;
+pub(crate) mod sensors;
 mod standards;
 mod template;
 mod triggers;
 
-use crate::archive::{self, Entry};
+use crate::packages::Packages;
 use crate::schedule::ScheduleError;
 use loopy_contract::ids::{derive, sha256_hex};
-use loopy_contract::manifest::{FileHash, Manifest, Sandbox, SensorSource};
-use loopy_engine::sensor_host::PYTHON_HOST;
+use loopy_contract::manifest::{FileHash, Manifest, Sandbox};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use template::Template;
@@ -25,6 +25,14 @@ pub const MAX_RESOURCES: usize = 500;
 
 /// The functions that every stack has, by the names of their binaries.
 pub const FUNCTIONS: [&str; 6] = ["webhook", "sensor", "start", "step", "report", "watch"];
+
+/// The binary of the function that a stack with shell sensors has too.
+pub const SHELL: &str = "shell";
+
+/// All binaries of functions.
+pub const BINARIES: [&str; 7] = [
+    "webhook", "sensor", "start", "step", "report", "watch", SHELL,
+];
 
 /// The variables of a GitHub App; without one, sandboxes bring their own tokens.
 pub const GITHUB_VARIABLES: [&str; 3] =
@@ -58,7 +66,7 @@ impl Architecture {
 pub struct Binaries {
     /// What the functions are built for.
     pub architecture: Architecture,
-    /// For each of [`FUNCTIONS`], a zip that holds `bootstrap`.
+    /// For each of [`BINARIES`], a zip that holds `bootstrap`.
     pub functions: BTreeMap<&'static str, Vec<u8>>,
     /// `loopy-runner`, for the sandboxes' machines.
     pub runner: Vec<u8>,
@@ -146,6 +154,20 @@ pub fn stack(
     binaries: &Binaries,
     sensor_env: bool,
 ) -> Result<Stack, StackError> {
+    stack_with(manifest, files, binaries, sensor_env, &Packages::default())
+}
+
+/// As [`stack`], with packages that the sensors bring along.
+///
+/// # Errors
+/// As [`stack`].
+pub fn stack_with(
+    manifest: &Manifest,
+    files: &BTreeMap<FileHash, Vec<u8>>,
+    binaries: &Binaries,
+    sensor_env: bool,
+    packages: &Packages,
+) -> Result<Stack, StackError> {
     let needs = Needs::of(manifest, sensor_env);
     let mut assets = BTreeMap::new();
     let mut template = Template::parse()?;
@@ -177,13 +199,14 @@ pub fn stack(
 
     triggers::add_rules(&mut template, manifest)?;
     triggers::add_schedules(&mut template, manifest)?;
-    if has_python(manifest) {
-        let zip = python_sensors(manifest, files)?;
-        let key = format!("sensors/python-{}.zip", sha256_hex(&zip));
-        add_python_sensors(&mut template, &key, needs.sensors)?;
-        assets.insert(key, zip);
-    }
     needs::add_secrets(&mut template, &needs)?;
+    let code = sensors::Code {
+        manifest,
+        files,
+        binaries,
+        packages,
+    };
+    sensors::add(&mut template, &code, needs.sensors, &mut assets)?;
     let images = fargate::add(&mut template, manifest, binaries, &mut assets)?;
     standards::apply(&mut template)?;
 
@@ -220,13 +243,6 @@ pub(crate) fn used_sandboxes(manifest: &Manifest) -> BTreeMap<&str, &Sandbox> {
         .collect()
 }
 
-fn has_python(manifest: &Manifest) -> bool {
-    manifest
-        .sensors
-        .iter()
-        .any(|sensor| sensor.source == SensorSource::Module)
-}
-
 fn content<'a>(
     files: &'a BTreeMap<FileHash, Vec<u8>>,
     hash: &FileHash,
@@ -239,97 +255,6 @@ fn content<'a>(
             path: path(),
             hash: hash.clone(),
         })
-}
-
-/// The zip of the Python sensor function: the host program beside the
-/// project's own files.
-fn python_sensors(
-    manifest: &Manifest,
-    files: &BTreeMap<FileHash, Vec<u8>>,
-) -> Result<Vec<u8>, StackError> {
-    let mut entries = vec![Entry {
-        path: "loopy_sensors.py",
-        bytes: PYTHON_HOST.as_bytes(),
-        executable: false,
-    }];
-    for (path, hash) in &manifest.sensor_files {
-        let bytes = content(files, hash, || path.clone())?;
-        entries.push(Entry {
-            path,
-            bytes,
-            executable: false,
-        });
-    }
-    Ok(archive::pack(entries)?)
-}
-
-/// The function with the project's Python sensors. It gets no permission but
-/// to log and to read its own environment; only the sensor function may call it.
-fn add_python_sensors(template: &mut Template, key: &str, env: bool) -> Result<(), StackError> {
-    let mut statements = vec![json!({
-        "Effect": "Allow",
-        "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-        "Resource": arn("PythonSensorsLogs"),
-    })];
-    let mut function = json!({
-        "Description": "Runs the project's Python sensors",
-        "Runtime": "python3.13",
-        "Handler": "loopy_sensors.handler",
-        "Architectures": ["x86_64"],
-        "Code": {"S3Bucket": {"Ref": "AssetsBucket"}, "S3Key": key},
-        "Role": arn("PythonSensorsRole"),
-        "MemorySize": 256,
-        // Below the sensor function's own, so that it hears of a timeout.
-        "Timeout": 50,
-        "LoggingConfig": {"LogGroup": {"Ref": "PythonSensorsLogs"}},
-    });
-    if env {
-        template.secret("SensorSecret", "Environment of the Python sensors")?;
-        statements.push(read_secret("SensorSecret"));
-        function["Environment"] =
-            json!({"Variables": {"LOOPY_SENSOR_SECRET": secret_arn("SensorSecret")}});
-    }
-    template.resource(
-        "PythonSensorsFunction".to_owned(),
-        "AWS::Lambda::Function",
-        function,
-    )?;
-    template.kept_resource(
-        "PythonSensorsLogs",
-        "AWS::Logs::LogGroup",
-        json!({"RetentionInDays": {"Ref": "LogRetentionDays"}}),
-    )?;
-    template.resource(
-        "PythonSensorsRole".to_owned(),
-        "AWS::IAM::Role",
-        json!({
-            "AssumeRolePolicyDocument": {
-                "Version": "2012-10-17",
-                "Statement": [{
-                    "Effect": "Allow",
-                    "Principal": {"Service": "lambda.amazonaws.com"},
-                    "Action": "sts:AssumeRole",
-                }],
-            },
-            "Policies": [{
-                "PolicyName": "sensors",
-                "PolicyDocument": {"Version": "2012-10-17", "Statement": statements},
-            }],
-        }),
-    )?;
-    template.variable(
-        "Sensor",
-        "LOOPY_SENSOR_PYTHON",
-        json!({"Ref": "PythonSensorsFunction"}),
-    )?;
-    template.allow(
-        "Sensor",
-        json!({
-            "Effect": "Allow",
-            "Action": "lambda:InvokeFunction",
-            "Resource": arn("PythonSensorsFunction"),
-        }),
-    )
 }
 
 fn arn(resource: &str) -> Value {

@@ -12,6 +12,9 @@ use std::path::Path;
 use std::process::Command;
 
 const SKILL: &[u8] = b"# Review\n";
+const SCRIPT: &[u8] = b"echo '{}'\n";
+const TYPESCRIPT: &[u8] = b"export const sensorRegistry: R = {};\n";
+const JAVASCRIPT: &[u8] = b"export const sensorRegistry = {};\n";
 const SENSOR: &[u8] = b"def pull_request(request):\n    return {}\n";
 
 fn manifest_value() -> Value {
@@ -59,10 +62,21 @@ fn manifest_value() -> Value {
             {"name": "open", "trigger": {"kind": "webhook", "path": "/hooks/open", "verify": "none"},
              "emits": "PullRequest", "source": "module", "provider": null,
              "module": "sensors.hooks", "fn": "open"},
+            {"name": "tick", "trigger": {"kind": "poll", "interval": "1h"},
+             "emits": "PullRequest", "source": "typescript", "provider": null,
+             "module": "sensors/tick.ts", "fn": "tick"},
+            {"name": "disk", "trigger": {"kind": "poll", "interval": "1h", "on_change": true},
+             "emits": "PullRequest", "source": "shell", "provider": null,
+             "module": "sensors/disk.sh", "fn": null},
         ],
         "lineage": {"events": {}},
         "skills": {"review": {"SKILL.md": sha256_hex(SKILL)}},
-        "sensor_files": {"sensors/hooks.py": sha256_hex(SENSOR)},
+        "sensor_files": {
+            "sensors/disk.sh": sha256_hex(SCRIPT),
+            "sensors/hooks.py": sha256_hex(SENSOR),
+            "sensors/tick.ts": sha256_hex(TYPESCRIPT),
+        },
+        "sensor_modules": {"sensors/tick.ts.mjs": sha256_hex(JAVASCRIPT)},
     })
 }
 
@@ -73,19 +87,77 @@ fn manifest() -> Manifest {
 }
 
 fn files() -> BTreeMap<String, Vec<u8>> {
-    [SKILL, SENSOR]
+    [SKILL, SENSOR, SCRIPT, TYPESCRIPT, JAVASCRIPT]
         .into_iter()
         .map(|bytes| (sha256_hex(bytes), bytes.to_vec()))
         .collect()
 }
 
 fn binaries() -> Binaries {
-    let functions = loopy_infra::stack::FUNCTIONS.map(|name| (name, name.as_bytes().to_vec()));
+    let functions = loopy_infra::stack::BINARIES.map(|name| (name, zip(name)));
     Binaries {
         architecture: Architecture::X86_64,
         functions: functions.into(),
         runner: b"runner".to_vec(),
     }
+}
+
+/// A function's zip.
+fn zip(name: &str) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default();
+    zip.start_file("bootstrap", options).unwrap();
+    std::io::Write::write_all(&mut zip, name.as_bytes()).unwrap();
+    zip.finish().unwrap().into_inner()
+}
+
+/// The files in a zip, with their contents.
+fn unzipped(bytes: &[u8]) -> BTreeMap<String, String> {
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(bytes)).unwrap();
+    (0..zip.len())
+        .map(|index| {
+            let mut file = zip.by_index(index).unwrap();
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+            (file.name().unwrap().into_owned(), text)
+        })
+        .collect()
+}
+
+#[test]
+fn each_language_has_its_host_and_the_projects_files() {
+    let made = sample();
+    let files = |language: &str| {
+        let asset = made.assets.iter().find(|asset| {
+            let name = asset.key.strip_prefix("sensors/");
+            name.is_some_and(|name| name.starts_with(&format!("{language}-")))
+        });
+        unzipped(&asset.unwrap().bytes)
+    };
+    let own = ["sensors/disk.sh", "sensors/hooks.py", "sensors/tick.ts"];
+    for (language, host, more) in [
+        ("python", "loopy_sensors.py", None),
+        (
+            "typescript",
+            "loopy_sensors.mjs",
+            Some("sensors/tick.ts.mjs"),
+        ),
+        ("shell", "bootstrap", None),
+    ] {
+        let found = files(language);
+        let mut expected: Vec<&str> = own.into_iter().chain([host]).chain(more).collect();
+        expected.sort_unstable();
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected, "{language}");
+    }
+    assert_eq!(files("shell")["bootstrap"], "shell");
+    assert_eq!(
+        files("python")["loopy_sensors.py"],
+        loopy_sensors::PYTHON_HOST
+    );
+    assert_eq!(
+        files("typescript")["loopy_sensors.mjs"],
+        loopy_sensors::NODE_HOST
+    );
 }
 
 fn sample() -> Stack {
@@ -216,7 +288,7 @@ fn every_code_key_is_an_asset() {
             found += 1;
         }
     }
-    assert_eq!(found, 7);
+    assert_eq!(found, 9);
     let manifest = manifest();
     let runner = sha256_hex(b"runner");
     for key in [
@@ -446,7 +518,10 @@ fn a_project_without_secrets_and_sensors_gets_neither() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(secrets, ["TokenKey"]);
-    assert!(made["Resources"]["PythonSensorsFunction"].is_null());
+    for language in ["Python", "Typescript", "Shell"] {
+        let id = format!("{language}SensorsFunction");
+        assert!(made["Resources"][&id].is_null(), "{id}");
+    }
     let variables = &made["Resources"]["StepFunction"]["Properties"]["Environment"]["Variables"];
     assert_eq!(variables["LOOPY_ENGINE_SECRET"], json!(""));
 }

@@ -4,6 +4,7 @@
 use crate::clock::SystemClock;
 use crate::db::{Db, make_directory};
 use crate::db_error::DbError;
+use crate::dotenv::{self, DotenvError};
 use crate::http;
 use crate::launches::Launches;
 use crate::lock::ProjectLock;
@@ -12,7 +13,6 @@ use crate::packs::FilePacks;
 use crate::queue::SqliteQueue;
 use crate::schedules::{self, Schedules};
 use crate::secrets::LocalSecrets;
-use crate::sensor_code::{PythonSensors, TIME_LIMIT};
 use crate::state::State;
 use crate::store::{self, SqliteStore};
 use crate::transcripts::FileTranscripts;
@@ -31,9 +31,11 @@ use loopy_sandbox::github::GithubTokens;
 use loopy_sandbox::local::{self, Local, LocalConfig};
 use loopy_sandbox::mirrors::Mirrors;
 use loopy_sandbox::{FARGATE, Providers};
+use loopy_sensors::SensorsHere;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -70,7 +72,8 @@ pub struct HomeOptions {
     /// The runner's binary for sandboxes on other machines (x86-64 Linux), and for
     /// containers; without one, containers are given the program of `runner`.
     pub remote_runner: Option<PathBuf>,
-    /// The process's environment: secrets, `PATH`, `LOOPY_PYTHON`, `DOCKER_HOST`.
+    /// The process's environment: secrets, `PATH`, `LOOPY_PYTHON`, `LOOPY_NODE`,
+    /// `DOCKER_HOST`.
     pub environment: BTreeMap<String, String>,
     /// Other providers of sandboxes than this machine's processes and Daytona.
     pub sandboxes: Option<Arc<dyn Sandboxes>>,
@@ -236,7 +239,10 @@ impl LocalHome {
         let search_path = environment
             .get("PATH")
             .map_or_else(|| OsString::from(local::PLAIN_PATH), OsString::from);
-        let python = environment.get("LOOPY_PYTHON").map(PathBuf::from);
+        let mut sensors =
+            loopy_sensors::Config::new(&project, &dir, search_path, sensor_environment(&project));
+        sensors.python = environment.get("LOOPY_PYTHON").map(PathBuf::from);
+        sensors.node = environment.get("LOOPY_NODE").map(PathBuf::from);
         let mut container_runner = options.runner.clone();
         if let Some(runner) = &options.remote_runner {
             let runner = std::path::absolute(runner).unwrap_or_else(|_| runner.clone());
@@ -289,6 +295,7 @@ impl LocalHome {
             LocalManifests::open(db.clone(), &dir, options.manifest.clone(), &options.files)
                 .await?,
         );
+        let sensor_code = Arc::new(SensorsHere::new(sensors, Arc::clone(&manifests)));
         let store: Arc<dyn Store> = Arc::new(SqliteStore::new(
             db.clone(),
             queue.clone(),
@@ -307,13 +314,7 @@ impl LocalHome {
             sandboxes: Arc::clone(&sandboxes),
             transcripts: Arc::new(FileTranscripts::new(&dir)),
             packs: Arc::new(FilePacks::new(&dir)),
-            sensor_code: Arc::new(PythonSensors::new(
-                &project,
-                &dir,
-                search_path,
-                python,
-                TIME_LIMIT,
-            )),
+            sensor_code,
             clock: Arc::clone(&clock),
         });
         let unsettled = store::unsettled(&(&db).into()).await?;
@@ -383,6 +384,7 @@ impl LocalHome {
         if let Err(error) = schedules::catch_up(&worker).await {
             tracing::error!(%error, "what the schedules missed is not known");
         }
+        tasks.spawn(Arc::clone(&worker).watch_sensors(stopped.clone()));
         let schedules = Schedules {
             queue: worker.queue.clone(),
             store: Arc::clone(&worker.store),
@@ -420,6 +422,17 @@ impl LocalHome {
     }
 }
 
+/// Reads the variables of the project's sensors, where it has a file of them.
+fn sensor_environment(project: &Path) -> loopy_sensors::Environment {
+    let path = project.join("sensors/.env");
+    Arc::new(move || match dotenv::read(&path) {
+        Err(DotenvError::Read { why, .. }) if why.kind() == ErrorKind::NotFound => {
+            Ok(BTreeMap::new())
+        }
+        found => found.map_err(|why| PortError::new("read the sensors' environment", why)),
+    })
+}
+
 /// Hands events and reports to a home that serves, from the same process.
 #[derive(Clone)]
 pub struct Handle(Arc<Worker>);
@@ -431,6 +444,15 @@ impl Handle {
     /// As [`Engine::submit`].
     pub async fn submit(&self, event: &Event) -> Result<(), SubmitError> {
         self.0.engine.submit(event).await
+    }
+
+    /// Loads the code of all sensors without calling one. Gives those that cannot be
+    /// loaded, with why; deliveries to them are refused.
+    ///
+    /// # Errors
+    /// When the sensors' environment or the state cannot be read.
+    pub async fn load_sensors(&self) -> Result<BTreeMap<String, String>, PortError> {
+        self.0.engine.load_sensors().await
     }
 
     /// Serves a runner, as the listener does over HTTP.

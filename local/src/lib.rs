@@ -20,7 +20,6 @@ pub mod retention;
 mod schedules;
 mod schema;
 pub mod secrets;
-pub mod sensor_code;
 mod state;
 pub mod store;
 pub mod transcripts;

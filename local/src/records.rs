@@ -243,3 +243,64 @@ pub(crate) async fn set_watermark(db: &Db, name: &str, at: Timestamp) -> Result<
         .map(|_| ())
         .map_err(|why| PortError::new(format!("write the watermark of {name}"), why))
 }
+
+/// The document beside a watermark.
+fn snapshot_key(name: &str) -> String {
+    format!("snapshot/{name}")
+}
+
+/// Reads a watermark and the text beside it.
+pub(crate) async fn snapshot(
+    db: &Db,
+    name: &str,
+) -> Result<Option<(Timestamp, String)>, PortError> {
+    let error =
+        |why: &dyn std::fmt::Display| PortError::new(format!("read the snapshot of {name}"), why);
+    let (mark, key) = (name.to_owned(), snapshot_key(name));
+    let found: Option<(String, Option<String>)> = db
+        .read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT at, text FROM watermarks LEFT JOIN documents ON key = ?2 \
+                     WHERE name = ?1",
+                )?
+                .query_row([mark, key], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        })
+        .await
+        .map_err(|why| error(&why))?;
+    let Some((at, text)) = found else {
+        return Ok(None);
+    };
+    let at = at.parse().map_err(|why: jiff::Error| error(&why))?;
+    Ok(Some((at, text.unwrap_or_default())))
+}
+
+/// Writes a watermark and the text beside it, in one transaction.
+pub(crate) async fn set_snapshot(
+    db: &Db,
+    name: &str,
+    at: Timestamp,
+    text: &str,
+) -> Result<(), PortError> {
+    let (mark, key, text) = (name.to_owned(), snapshot_key(name), text.to_owned());
+    let work = move |connection: &Connection| {
+        connection
+            .prepare_cached(
+                "INSERT INTO watermarks (name, at) VALUES (?1, ?2) \
+                 ON CONFLICT (name) DO UPDATE SET at = excluded.at",
+            )?
+            .execute(params![mark, at.to_string()])?;
+        // It stays for as long as the watermark does.
+        connection
+            .prepare_cached(
+                "INSERT INTO documents (key, version, text, expires) VALUES (?1, 1, ?2, ?3) \
+                 ON CONFLICT (key) DO UPDATE SET text = excluded.text, version = version + 1",
+            )?
+            .execute(params![key, text, i64::MAX])
+    };
+    db.write_sure(work, |_| ())
+        .await
+        .map(|_| ())
+        .map_err(|why| PortError::new(format!("write the snapshot of {name}"), why))
+}

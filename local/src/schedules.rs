@@ -55,7 +55,7 @@ impl Schedules {
             }
         }
         for sensor in &manifest.sensors {
-            if let SensorTrigger::Poll { interval } = &sensor.trigger {
+            if let SensorTrigger::Poll { interval, .. } = &sensor.trigger {
                 match schedule::period(interval) {
                     Some(period) => {
                         tasks.spawn(self.clone().poll(sensor.name.clone(), period));

@@ -132,6 +132,14 @@ impl Store for SqliteStore {
         records::watermark(&self.db, name).await
     }
 
+    async fn snapshot(&self, name: &str) -> Result<Option<(Timestamp, String)>, PortError> {
+        records::snapshot(&self.db, name).await
+    }
+
+    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
+        records::set_snapshot(&self.db, name, at, text).await
+    }
+
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {
         records::set_watermark(&self.db, name, at).await
     }

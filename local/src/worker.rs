@@ -13,7 +13,7 @@ use loopy_contract::report::AttemptPath;
 use loopy_engine::message::{Message, QueueName};
 use loopy_engine::ports::{Clock, PortError, SandboxState, Sandboxes, Store};
 use loopy_engine::run::{Run, SandboxRef, StepState, Unit};
-use loopy_engine::{Answer, Engine, ReportRequest, WebhookRequest};
+use loopy_engine::{Answer, Engine, ReportRequest, WebhookRequest, unloadable};
 use loopy_sandbox::{docker, local};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,6 +28,9 @@ const GLANCE: Duration = Duration::from_millis(200);
 /// How often running sandboxes are looked after. One that is gone is reported
 /// the second time, so that a result on its way gets there first.
 const CARE: Duration = Duration::from_secs(1);
+
+/// How often sensors that could not be loaded are loaded again.
+const RELOAD: Duration = Duration::from_secs(5);
 
 /// What the loops and the HTTP server share.
 pub(crate) struct Worker {
@@ -116,6 +119,26 @@ impl Worker {
             // With many runs a look takes long; it must not take much of the time.
             if !pause(CARE.max(20 * begun.elapsed()), &mut stop).await {
                 return;
+            }
+        }
+    }
+
+    /// Loads sensors again while one could not be loaded: what it lacked may have come.
+    pub(crate) async fn watch_sensors(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        while pause(RELOAD, &mut stop).await {
+            let again = async {
+                let before = unloadable(&*self.store, &self.manifest).await?;
+                if before.is_empty() {
+                    return Ok(());
+                }
+                let after = self.engine.load_sensors().await?;
+                for sensor in before.keys().filter(|name| !after.contains_key(*name)) {
+                    tracing::warn!(sensor, "it can be loaded now");
+                }
+                Ok::<_, PortError>(())
+            };
+            if let Err(error) = again.await {
+                tracing::error!(%error, "cannot tell whether the sensors can be loaded");
             }
         }
     }

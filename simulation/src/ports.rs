@@ -268,6 +268,17 @@ impl Store for SimPorts {
         Self::memory(at_once(self.store.watermark(name)))
     }
 
+    async fn snapshot(&self, name: &str) -> Result<Option<(Timestamp, String)>, PortError> {
+        self.begin("snapshot").await?;
+        Self::memory(at_once(self.store.snapshot(name)))
+    }
+
+    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
+        self.begin("set_snapshot").await?;
+        Self::memory(at_once(self.store.set_snapshot(name, at, text)))?;
+        self.end("set_snapshot", ())
+    }
+
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {
         self.begin("set_watermark").await?;
         Self::memory(at_once(self.store.set_watermark(name, at)))?;
@@ -458,5 +469,9 @@ impl SensorCode for SimPorts {
         _: &SensorCall,
     ) -> Result<Vec<Sensed>, SensorError> {
         Ok(Vec::new())
+    }
+
+    async fn load(&self, _: &Manifest) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
     }
 }

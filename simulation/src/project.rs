@@ -122,6 +122,7 @@ impl Project {
             lineage: Lineage::default(),
             skills: BTreeMap::new(),
             sensor_files: BTreeMap::new(),
+            sensor_modules: BTreeMap::new(),
         };
         let mut next = manifest.clone();
         next.loopy_version = "2".to_owned();

@@ -206,4 +206,8 @@ impl SensorCode for Nowhere {
     ) -> Result<Vec<Sensed>, SensorError> {
         Ok(Vec::new())
     }
+
+    async fn load(&self, _: &Manifest) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
+    }
 }

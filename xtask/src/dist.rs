@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 
 /// The functions, by the name of their binary.
-pub(crate) const FUNCTIONS: [&str; 6] = ["webhook", "sensor", "start", "step", "report", "watch"];
+pub(crate) const FUNCTIONS: [&str; 7] = [
+    "webhook", "sensor", "start", "step", "report", "watch", "shell",
+];
 /// The runner's binary.
 const RUNNER: &str = "loopy-runner";
 

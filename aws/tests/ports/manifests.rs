@@ -23,6 +23,7 @@ fn manifest(version: &str) -> Manifest {
         lineage: Lineage::default(),
         skills: BTreeMap::new(),
         sensor_files: BTreeMap::new(),
+        sensor_modules: BTreeMap::new(),
     }
     .seal()
 }

@@ -10,7 +10,7 @@ use loopy_contract::manifest::{
     Contract, Lineage, Manifest, Registry, SCHEMA_VERSION, Sensor, SensorSource, SensorTrigger,
 };
 use loopy_engine::ports::{Sensed, SensorCall, SensorCode, SensorError};
-use loopy_engine::sensor_host::PYTHON_HOST;
+use loopy_sensors::{NODE_HOST, PYTHON_HOST};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -34,6 +34,7 @@ fn sensor(function: &str) -> Sensor {
         name: function.to_owned(),
         trigger: SensorTrigger::Poll {
             interval: "5m".to_owned(),
+            on_change: false,
         },
         emits: "Ticked".to_owned(),
         source: SensorSource::Module,
@@ -62,6 +63,7 @@ fn manifest() -> Manifest {
         lineage: Lineage::default(),
         skills: BTreeMap::new(),
         sensor_files: BTreeMap::new(),
+        sensor_modules: BTreeMap::new(),
     }
     .seal()
 }
@@ -70,6 +72,7 @@ fn tick() -> SensorCall {
     SensorCall::Tick {
         scheduled_at: "2026-01-01T00:05:00Z".parse().unwrap(),
         last_run: "2026-01-01T00:00:00Z".parse().unwrap(),
+        snapshot: Vec::new(),
     }
 }
 
@@ -133,7 +136,7 @@ async fn a_sensor_gives_back_its_events_or_its_error() {
     assert!(error.to_string().contains("ValueError: no luck"), "{error}");
 
     let error = call(&account, "absent").await.unwrap_err();
-    assert!(matches!(error, SensorError::Raised { .. }), "{error}");
+    assert!(matches!(error, SensorError::Unloadable { .. }), "{error}");
     assert!(error.to_string().contains("absent"), "{error}");
 
     // The host cannot answer for a process that is gone; Lambda does.

@@ -8,9 +8,7 @@ use crate::Outcome;
 use crate::deploy::runtime;
 use crate::output::Terminal;
 use crate::project;
-use loopy_contract::manifest::{
-    Manifest, Repo, Sensor, SensorSource, SensorTrigger, VerifyScheme,
-};
+use loopy_contract::manifest::{Manifest, Repo, Sensor, SensorSource, SensorTrigger, VerifyScheme};
 use loopy_contract::mapping::Check;
 use loopy_engine::ports::Secrets;
 use loopy_local::clock::SystemClock;

@@ -31,6 +31,7 @@ pub(super) fn cursor(file: &str, before: &str) -> Option<Cursor> {
     let slot = match name.get(start.len()..)? {
         _ if !declares => return None,
         "emits" => Slot::Event,
+        "on_change" if extension == "sh" => Slot::Value(vec!["true", "false"]),
         "verify" => Slot::Value(VerifyScheme::ALL.map(VerifyScheme::name).to_vec()),
         _ => return None,
     };

@@ -34,7 +34,7 @@ class Tick:
     """What a poll sensor is called with. Loopy makes it."""
 
 
-def sensor(*, emits, webhook=None, poll=None, verify=None):
+def sensor(*, emits, webhook=None, poll=None, verify=None, on_change=False):
     """Marks a function as a sensor. `loopy compile` reads the arguments from
     the source."""
 
@@ -82,6 +82,8 @@ class Tick:
     """When it was due."""
     last_run: datetime
     """When the one before it was."""
+    snapshot: list[dict[str, Any]]
+    """The fields of each event that one gave, as JSON has them; none the first time."""
 
 # Names that start with `_` are for type checkers; they are not there at run time.
 
@@ -104,7 +106,8 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 # registry.yml has no events, so nothing can be emitted.
 def sensor(
-    *, emits: Never, webhook: str | None = None, poll: str | None = None, verify: _Verify | None = None
+    *, emits: Never, webhook: str | None = None, poll: str | None = None, verify: _Verify | None = None,
+    on_change: bool = False
 ) -> Callable[[_F], _F]: ...
 "#,
         );
@@ -143,11 +146,13 @@ def sensor(
             r"
 @overload
 def sensor(
-    *, emits: Literal[{emits}], webhook: str, poll: None = None, verify: _Verify | None = None
+    *, emits: Literal[{emits}], webhook: str, poll: None = None, verify: _Verify | None = None,
+    on_change: Literal[False] = False
 ) -> Callable[[{name}_webhook], {name}_webhook]: ...
 @overload
 def sensor(
-    *, emits: Literal[{emits}], poll: str, webhook: None = None, verify: None = None
+    *, emits: Literal[{emits}], poll: str, webhook: None = None, verify: None = None,
+    on_change: bool = False
 ) -> Callable[[{name}_poll], {name}_poll]: ...
 "
         ));

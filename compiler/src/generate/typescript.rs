@@ -29,10 +29,12 @@ export interface Request {{
   json: any;
 }}
 
-/** A poll's turn: when it was due, and when the one before it was. */
-export interface Tick {{
+/** A poll's turn: when it was due, when the one before it was, and what that one gave. */
+export interface Tick<Event = {{ [field: string]: any }}> {{
   scheduled_at: Date;
   last_run: Date;
+  /** The fields of each event, as JSON has them; none the first time. */
+  snapshot: readonly Event[];
 }}
 
 /** How a webhook's deliveries are verified. */
@@ -46,6 +48,7 @@ export interface WebhookSensor<Name extends keyof $Events> {{
   emits: Name;
   webhook: string;
   poll?: undefined;
+  onChange?: undefined;
   verify?: Verify;
   run: (request: Request) => Gives<$Events[Name]> | Promise<Gives<$Events[Name]>>;
 }}
@@ -55,9 +58,11 @@ export interface PollSensor<Name extends keyof $Events> {{
   emits: Name;
   /** `30s`, `5m`, `2h`, `1d`. */
   poll: string;
+  /** Whether an event is kept back that the last turn gave as well. */
+  onChange?: boolean;
   webhook?: undefined;
   verify?: undefined;
-  run: (tick: Tick) => Gives<$Events[Name]> | Promise<Gives<$Events[Name]>>;
+  run: (tick: Tick<$Events[Name]>) => Gives<$Events[Name]> | Promise<Gives<$Events[Name]>>;
 }}
 
 /** A sensor of any event. */

@@ -142,6 +142,7 @@ fn sensor(text: &str, function: &StmtFunctionDef) -> Option<Declared> {
         webhook: argument("webhook"),
         poll: argument("poll"),
         verify: argument("verify"),
+        on_change: arguments.map_or(Argument::Absent, |a| flag(text, a, "on_change")),
         module: String::new(),
         function: Some(function.name.to_string()),
     })
@@ -152,6 +153,19 @@ fn is_sensor(expression: &Expr) -> bool {
         Expr::Name(name) => name.id.as_str() == "sensor",
         Expr::Attribute(attribute) => attribute.attr.as_str() == "sensor",
         _ => false,
+    }
+}
+
+/// `true` or `false`, as the argument's text.
+fn flag(text: &str, arguments: &Arguments, name: &str) -> Argument {
+    let mut keywords = arguments.keywords.iter();
+    let found = keywords.find(|keyword| keyword.arg.as_ref().is_some_and(|arg| arg == name));
+    match found.map(|keyword| &keyword.value) {
+        None => Argument::Absent,
+        Some(Expr::BooleanLiteral(literal)) => {
+            Argument::Text(literal.value.to_string(), span(text, literal.range()))
+        }
+        Some(other) => Argument::Dynamic(span(text, other.range())),
     }
 }
 

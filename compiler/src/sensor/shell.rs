@@ -35,6 +35,7 @@ fn header(path: &str, text: &str, start: usize, arguments: &str) -> Result<Decla
         webhook: Argument::Absent,
         poll: Argument::Absent,
         verify: Argument::Absent,
+        on_change: Argument::Absent,
         module: path.to_owned(),
         function: None,
     };
@@ -50,11 +51,12 @@ fn header(path: &str, text: &str, start: usize, arguments: &str) -> Result<Decla
             "webhook" => &mut declared.webhook,
             "poll" => &mut declared.poll,
             "verify" => &mut declared.verify,
+            "on_change" => &mut declared.on_change,
             _ => {
                 return Err(Unreadable {
                     span: Span::in_text(text, at, at + key.len()),
                     message: format!(
-                        "a sensor has no `{key}`; it has emits, webhook, poll and verify"
+                        "a sensor has no `{key}`; it has emits, webhook, poll, verify and on_change"
                     ),
                 });
             }

@@ -9,14 +9,14 @@ use crate::diagnostic::Span;
 
 /// A piece of the source, with its bytes.
 #[derive(Clone, Debug, PartialEq)]
-struct Token {
-    kind: Kind,
-    start: usize,
-    end: usize,
+pub(super) struct Token {
+    pub(super) kind: Kind,
+    pub(super) start: usize,
+    pub(super) end: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     /// An identifier, keyword or number.
     Word(String),
     /// A string or template without substitutions, its escapes resolved.
@@ -108,6 +108,7 @@ impl Reader<'_> {
                 webhook: argument("webhook"),
                 poll: argument("poll"),
                 verify: argument("verify"),
+                on_change: self.flag(&properties, "onChange"),
                 module: self.path.to_owned(),
                 function: Some(name.clone()),
                 name,
@@ -162,11 +163,29 @@ impl Reader<'_> {
         }
     }
 
+    /// `true` or `false`, as the argument's text.
+    fn flag(&self, properties: &[(&Token, &[Token])], wanted: &str) -> Argument {
+        let found = properties.iter().find(|(key, _)| names(key, wanted));
+        match found {
+            None => Argument::Absent,
+            Some((
+                _,
+                [
+                    Token {
+                        kind: Kind::Word(word),
+                        start,
+                        end,
+                    },
+                ],
+            )) if word == "true" || word == "false" => {
+                Argument::Text(word.clone(), Span::in_text(self.text, *start, *end))
+            }
+            Some((key, _)) => Argument::Dynamic(Span::in_text(self.text, key.start, key.end)),
+        }
+    }
+
     fn argument(&self, properties: &[(&Token, &[Token])], wanted: &str) -> Argument {
-        let found = properties.iter().find(|(key, _)| match &key.kind {
-            Kind::Word(name) | Kind::Text(name) => name == wanted,
-            _ => false,
-        });
+        let found = properties.iter().find(|(key, _)| names(key, wanted));
         let Some((key, value)) = found else {
             return Argument::Absent;
         };
@@ -187,6 +206,14 @@ impl Reader<'_> {
     }
 }
 
+/// Whether a key is this name.
+fn names(key: &Token, wanted: &str) -> bool {
+    match &key.kind {
+        Kind::Word(name) | Kind::Text(name) => name == wanted,
+        _ => false,
+    }
+}
+
 fn is(token: &Token, punctuation: char) -> bool {
     token.kind == Kind::Punctuation(punctuation)
 }
@@ -196,7 +223,7 @@ fn is_word(token: &Token, word: &str) -> bool {
 }
 
 /// Splits a source into tokens, comments left out.
-fn tokens(text: &str) -> Result<Vec<Token>, Unreadable> {
+pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Unreadable> {
     let mut tokens: Vec<Token> = Vec::new();
     let mut at = 0;
     while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
@@ -330,6 +357,54 @@ fn template(text: &str) -> Option<(usize, Option<String>)> {
         }
     }
     None
+}
+
+/// The code in the substitutions of a template; none in a regular expression.
+pub(super) fn substitutions(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    if !text.starts_with('`') {
+        return found;
+    }
+    let mut at = 1;
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        let Some(next) = rest.find(['\\', '$']) else {
+            break;
+        };
+        at += next;
+        let rest = text.get(at..).unwrap_or_default();
+        if !rest.starts_with("${") {
+            let skipped = if rest.starts_with('\\') { 2 } else { 1 };
+            at = text.ceil_char_boundary(at + skipped);
+            continue;
+        }
+        // As a template of its own, it ends where the braces of its code do.
+        let code = rest.get(2..).unwrap_or_default();
+        let length = code_length(code);
+        found.extend(code.get(..length));
+        at += 2 + length;
+    }
+    found
+}
+
+/// How long the code of a substitution is, which `text` starts with.
+fn code_length(text: &str) -> usize {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        let first = rest.chars().next().unwrap_or_default();
+        match first {
+            '{' => depth += 1,
+            '}' if depth == 0 => return at,
+            '}' => depth -= 1,
+            '"' | '\'' | '`' => {
+                at += string(rest, first).map_or(1, |(length, _)| length);
+                continue;
+            }
+            _ => {}
+        }
+        at += first.len_utf8();
+    }
+    text.len()
 }
 
 /// Whether a `/` behind `last` begins a regular expression and does not divide.

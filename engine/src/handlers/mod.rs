@@ -6,9 +6,11 @@ mod report;
 mod sensor;
 mod start;
 mod turn;
+mod unloadable;
 mod webhook;
 
 pub use report::ReportRequest;
+pub use unloadable::{LAPSES, Unloadable, Unloadables, keep_unloadable, unloadable};
 pub use webhook::{MAX_BODY_BYTES, WebhookRequest};
 
 use self::turn::Turn;

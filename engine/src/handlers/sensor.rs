@@ -1,18 +1,20 @@
 //! `sensor`: calls the project's sensor code, checks each returned event
-//! against its contract and puts it on the bus.
+//! against its contract and puts it on the bus. A poll keeps what it gave.
 
 use super::Engine;
 use crate::builtin::{self, BuiltinError};
 use crate::message::{Body, Delivery};
-use crate::ports::{PortError, Sensed, SensorCall, SensorError};
+use crate::ports::{MAX_SNAPSHOT, PortError, Sensed, SensorCall, SensorError};
 use crate::schedule;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::join_all;
 use jiff::Timestamp;
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::EventId;
 use loopy_contract::manifest::{Manifest, Sensor, SensorSource, SensorTrigger};
 use loopy_contract::schema;
+use serde_json::{Map, Value};
 
 impl Engine {
     pub(super) async fn sense_delivery(
@@ -31,24 +33,35 @@ impl Engine {
             headers: delivery.headers,
             body_base64,
         };
-        let mut problems = Vec::new();
-        let mut any = false;
-        for sensor in &manifest.sensors {
-            let listens = matches!(
-                &sensor.trigger, SensorTrigger::Webhook { path, .. } if *path == delivery.path
-            );
-            if listens {
-                any = true;
-                problems.extend(self.sense(&manifest, sensor, &call, &delivery.id).await?);
-            }
-        }
-        if !any {
-            problems.push(format!(
+        let listening = manifest.sensors.iter().filter(|sensor| {
+            matches!(&sensor.trigger, SensorTrigger::Webhook { path, .. } if *path == delivery.path)
+        });
+        // Beside each other: all of them together take no longer than one may.
+        let calls = listening.map(|sensor| self.sense(&manifest, sensor, &call, &delivery.id));
+        let made = join_all(calls).await;
+        if made.is_empty() {
+            return Ok(Some(format!(
                 "the current manifest has no sensor on {}",
                 delivery.path
-            ));
+            )));
         }
-        Ok((!problems.is_empty()).then(|| problems.join("; ")))
+        let (mut problems, mut failed) = (Vec::new(), None);
+        for made in made {
+            match made {
+                Ok((events, refused)) => {
+                    problems.extend(refused);
+                    for event in events {
+                        self.driver.publish(&manifest, &event).await?;
+                    }
+                }
+                // Its neighbours' events are not held up by it.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok((!problems.is_empty()).then(|| problems.join("; "))),
+        }
     }
 
     pub(super) async fn sense_poll(
@@ -58,18 +71,30 @@ impl Engine {
     ) -> Result<Option<String>, PortError> {
         let manifest = self.ports.manifests.current().await?;
         let found = manifest.sensors.iter().find(|sensor| sensor.name == name);
-        let Some((sensor, SensorTrigger::Poll { interval })) =
-            found.map(|sensor| (sensor, &sensor.trigger))
+        let Some((
+            sensor,
+            SensorTrigger::Poll {
+                interval,
+                on_change,
+            },
+        )) = found.map(|sensor| (sensor, &sensor.trigger))
         else {
             return Ok(Some(format!(
                 "the current manifest has no poll sensor {name}"
             )));
         };
         let watermark = format!("poll/{name}");
-        let stored = self.ports.store.watermark(&watermark).await?;
-        if stored.is_some_and(|last| last >= scheduled_at) {
-            return Ok(None);
-        }
+        let (stored, snapshot) = match self.ports.store.snapshot(&watermark).await? {
+            Some((at, _)) if at >= scheduled_at => return Ok(None),
+            Some((at, text)) => (Some(at), text),
+            None => (None, String::new()),
+        };
+        let snapshot: Vec<Map<String, Value>> = if snapshot.is_empty() {
+            Vec::new()
+        } else {
+            serde_json::from_str(&snapshot)
+                .map_err(|why| PortError::new(format!("read the snapshot of {name}"), why))?
+        };
         let Some(period) = schedule::period(interval) else {
             return Ok(Some(format!(
                 "poll sensor {name} has the interval {interval:?}"
@@ -80,26 +105,33 @@ impl Engine {
         let call = SensorCall::Tick {
             scheduled_at,
             last_run,
+            snapshot: snapshot.clone(),
         };
-        let problems = self
+        let (events, problems) = self
             .sense(&manifest, sensor, &call, &format!("poll-{scheduled_at}"))
             .await?;
+        let text = next_snapshot(&name, &events)?;
+        for event in events {
+            if !(*on_change && snapshot.contains(&event.fields)) {
+                self.driver.publish(&manifest, &event).await?;
+            }
+        }
         self.ports
             .store
-            .set_watermark(&watermark, scheduled_at)
+            .set_snapshot(&watermark, scheduled_at, &text)
             .await?;
         Ok((!problems.is_empty()).then(|| problems.join("; ")))
     }
 
-    /// Calls one sensor and publishes what it made. Gives back what can never
-    /// be accepted; an error of the code itself is worth another try.
+    /// Calls one sensor. Gives back the events it made, and what can never be
+    /// accepted; an error of the code itself is worth another try.
     async fn sense(
         &self,
         manifest: &Manifest,
         sensor: &Sensor,
         call: &SensorCall,
         delivery: &str,
-    ) -> Result<Vec<String>, PortError> {
+    ) -> Result<(Vec<Event>, Vec<String>), PortError> {
         let sensed = if sensor.source == SensorSource::Builtin {
             match builtin::event(sensor, call) {
                 Ok(sensed) => sensed.into_iter().collect(),
@@ -110,28 +142,32 @@ impl Engine {
                         error,
                     ));
                 }
-                Err(error) => return Ok(vec![error.to_string()]),
+                Err(error) => return Ok((Vec::new(), vec![error.to_string()])),
             }
         } else {
             match self.ports.sensor_code.call(manifest, sensor, call).await {
-                Ok(sensed) => sensed,
+                Ok(sensed) => {
+                    self.loads(manifest, &sensor.name).await;
+                    sensed
+                }
                 Err(SensorError::Trouble(trouble)) => return Err(trouble),
-                Err(raised @ SensorError::Raised { .. }) => {
-                    return Err(PortError::new(
-                        format!("call sensor {}", sensor.name),
-                        raised,
-                    ));
+                Err(error) => {
+                    if let SensorError::Unloadable { reason, .. } = &error {
+                        self.does_not_load(manifest, &sensor.name, reason).await;
+                    }
+                    let what = format!("call sensor {}", sensor.name);
+                    return Err(PortError::new(what, error));
                 }
             }
         };
-        let mut problems = Vec::new();
+        let (mut events, mut problems) = (Vec::new(), Vec::new());
         for (index, sensed) in sensed.into_iter().enumerate() {
             match self.accept(manifest, sensor, sensed, delivery, index) {
-                Ok(event) => self.driver.publish(manifest, &event).await?,
+                Ok(event) => events.push(event),
                 Err(problem) => problems.push(problem),
             }
         }
-        Ok(problems)
+        Ok((events, problems))
     }
 
     fn accept(
@@ -174,4 +210,20 @@ impl Engine {
             self.ports.clock.now(),
         ))
     }
+}
+
+/// What the next turn of a poll finds of this one.
+fn next_snapshot(sensor: &str, events: &[Event]) -> Result<String, PortError> {
+    let what = || format!("keep what sensor {sensor} gave");
+    let fields: Vec<_> = events.iter().map(|event| &event.fields).collect();
+    let text = serde_json::to_string(&fields).map_err(|why| PortError::new(what(), why))?;
+    if text.len() > MAX_SNAPSHOT {
+        let why = format!(
+            "its events are {} bytes of JSON, and a poll may give {MAX_SNAPSHOT} in one turn, as \
+             its next turn finds them; give fewer or smaller ones",
+            text.len()
+        );
+        return Err(PortError::new(what(), why));
+    }
+    Ok(text)
 }

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::delivery_id;
 use jiff::{SignedDuration, Timestamp};
-use loopy_contract::manifest::{Manifest, SensorTrigger, VerifyScheme};
+use loopy_contract::manifest::{Manifest, Sensor, SensorTrigger, VerifyScheme};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,8 +46,10 @@ pub struct WebhookRequest {
 }
 
 impl Engine {
-    /// Takes a webhook delivery: 202 accepted (or seen before; some want a 200), 401 not verified, 404 no such path, 405 not a POST, 413 or 431 too large,
-    /// 429 too many, 503 when it cannot be verified or queued now.
+    /// Takes a webhook delivery: 202 accepted (or seen before; some want a 200), 401
+    /// not verified, 404 no such path, 405 not a POST, 413 or 431 too large, 429 too
+    /// many, 503 when it cannot be verified or queued now, or a sensor on the path
+    /// cannot be loaded.
     pub async fn webhook(&self, request: WebhookRequest) -> Answer {
         match self.take_delivery(request).await {
             Ok(answer) => answer,
@@ -97,6 +99,16 @@ impl Engine {
             tracing::warn!(path = request.path, "too many webhook deliveries");
             return Ok(Answer::refused(429, "too many requests"));
         }
+        let listening = listening(&manifest, &request.path).map(|sensor| sensor.name.as_str());
+        if let Some((sensor, why)) = self.unloadable_of(&manifest, listening).await? {
+            tracing::error!(
+                path = request.path,
+                sensor,
+                why,
+                "the sensor cannot be loaded"
+            );
+            return Ok(Answer::refused(503, "not ready"));
+        }
         let delivery = delivery(id.clone(), request, now);
         // Queued first, marked after: a crash in between makes the sender's next
         // try a second message, whose events have the same ids and start nothing.
@@ -143,6 +155,13 @@ fn header_bytes(headers: &BTreeMap<String, String>) -> usize {
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum()
+}
+
+/// The sensors on a path.
+fn listening<'a>(manifest: &'a Manifest, path: &'a str) -> impl Iterator<Item = &'a Sensor> {
+    manifest.sensors.iter().filter(move |sensor| {
+        matches!(&sensor.trigger, SensorTrigger::Webhook { path: on, .. } if on == path)
+    })
 }
 
 /// How deliveries to a path are verified; `None` when no sensor listens there.

@@ -90,6 +90,10 @@ impl SensorCode for EchoSensor {
         })?;
         Ok(serde_json::from_value(body["events"].clone()).unwrap())
     }
+
+    async fn load(&self, _: &Manifest) -> Result<BTreeMap<String, String>, PortError> {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// Fails each port call once its fuse has burnt down: a crash at that point.
@@ -176,6 +180,11 @@ pub(crate) fn step(id: &str, extra: Value) -> Value {
 
 /// A home in memory that serves this manifest.
 pub(crate) fn world(manifest: Manifest) -> World {
+    world_with(manifest, Arc::new(EchoSensor))
+}
+
+/// As [`world`], with this sensor code.
+pub(crate) fn world_with(manifest: Manifest, sensor_code: Arc<dyn SensorCode>) -> World {
     let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
     let queues = Arc::new(MemoryQueues::new(clock.clone()));
     let store = Arc::new(MemoryStore::new(clock.clone()));
@@ -210,7 +219,7 @@ pub(crate) fn world(manifest: Manifest) -> World {
         }),
         transcripts: transcripts.clone(),
         packs: packs.clone(),
-        sensor_code: Arc::new(EchoSensor),
+        sensor_code,
         clock: clock.clone(),
     });
     World {

@@ -14,7 +14,11 @@ const NEEDS: Needs = Needs {
         var::queue(QueueName::Deliveries),
         var::dead_letter_queue(QueueName::Deliveries),
     ],
-    maybe_empty: &[var::SENSOR_PYTHON],
+    maybe_empty: &[
+        var::SENSOR_PYTHON,
+        var::SENSOR_TYPESCRIPT,
+        var::SENSOR_SHELL,
+    ],
     sandboxes: Sandboxes::None,
 };
 

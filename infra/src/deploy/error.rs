@@ -4,6 +4,7 @@ use crate::assets::AssetsError;
 use crate::events::explain;
 use crate::secrets::SecretsError;
 use aws_sdk_cloudformation::error::ProvideErrorMetadata;
+use loopy_engine::ports::PortError;
 
 /// The longest stack name: the schedule group, which takes 64 characters, has
 /// the same name.
@@ -25,6 +26,9 @@ pub enum DeployError {
         /// Those there are.
         known: Vec<String>,
     },
+    /// The sensors' functions, or what is known of them, cannot be reached.
+    #[error("cannot tell whether the sensors can be loaded: {0}")]
+    Sensors(PortError),
     /// The credentials do not work, or the endpoint does not answer.
     #[error("cannot reach the AWS account: {0}")]
     Account(String),

@@ -1,8 +1,9 @@
 //! The values that a project needs beside its files, and the secrets that hold them.
 
 use super::template::Template;
-use super::{StackError, has_python, read_secret, secret_arn, used_sandboxes};
+use super::{StackError, read_secret, secret_arn, used_sandboxes};
 use loopy_contract::manifest::{Manifest, SensorTrigger, VerifyScheme};
+use loopy_engine::sensor_host::Language;
 use std::collections::BTreeMap;
 
 /// The values that a project needs and that are in none of its compiled files.
@@ -16,7 +17,7 @@ pub struct Needs {
     pub github: bool,
     /// Whether a sandbox in use is Daytona's.
     pub daytona: bool,
-    /// Whether the Python sensors have an environment of their own.
+    /// Whether the sensors have an environment of their own.
     pub sensors: bool,
 }
 
@@ -25,7 +26,7 @@ impl Needs {
     /// `sensors/.env`, which the manifest does not know.
     pub fn of(manifest: &Manifest, sensor_env: bool) -> Self {
         let mut needs = Self {
-            sensors: sensor_env && has_python(manifest),
+            sensors: sensor_env && Language::ALL.iter().any(|one| one.is_in(manifest)),
             ..Self::default()
         };
         for sensor in &manifest.sensors {

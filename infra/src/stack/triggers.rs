@@ -80,7 +80,7 @@ pub(super) fn add_schedules(
         }
     }
     for sensor in &manifest.sensors {
-        let SensorTrigger::Poll { interval } = &sensor.trigger else {
+        let SensorTrigger::Poll { interval, .. } = &sensor.trigger else {
             continue;
         };
         let expression = schedule::rate(interval).map_err(|source| StackError::Schedule {

@@ -235,6 +235,26 @@ impl Account {
         Loopy::new(self.environment.clone()).unwrap()
     }
 
+    /// How a library reaches this account.
+    pub(crate) async fn config(&self) -> aws_config::SdkConfig {
+        let connection = loopy_aws::Connection {
+            region: Some("eu-west-1".to_owned()),
+            profile: None,
+            endpoint_url: Some(self.endpoint.clone()),
+        };
+        let key = |name: &str| self.environment[name].clone();
+        let credentials = aws_credential_types::Credentials::new(
+            key("AWS_ACCESS_KEY_ID"),
+            key("AWS_SECRET_ACCESS_KEY"),
+            self.environment.get("AWS_SESSION_TOKEN").cloned(),
+            None,
+            "tests",
+        );
+        let provider = aws_credential_types::provider::SharedCredentialsProvider::new(credentials);
+        let config = connection.resolve().await.unwrap();
+        config.into_builder().credentials_provider(provider).build()
+    }
+
     /// The AWS command-line tool in this account.
     pub(crate) fn aws(&self, arguments: &[&str]) -> Value {
         let output = Command::new(prepared("LOOPY_TEST_AWS").unwrap())

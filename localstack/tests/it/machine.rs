@@ -8,20 +8,23 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
 
-/// `loopy run` over a project; killed when dropped.
+/// A process that is killed when this is dropped.
+pub(crate) struct Serving(pub(crate) Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `loopy run` over a project.
 pub(crate) struct Machine {
     /// Where it listens: `http://127.0.0.1:PORT`.
     pub(crate) base: String,
     pub(crate) loopy: Loopy,
     project: String,
-    serving: Child,
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.serving.kill();
-        let _ = self.serving.wait();
-    }
+    _serving: Serving,
 }
 
 impl Machine {
@@ -47,7 +50,7 @@ impl Machine {
             base,
             loopy,
             project: project.to_owned(),
-            serving,
+            _serving: Serving(serving),
         };
         let health = format!("{}/healthz", machine.base);
         eventually("the server", LONG, async || {

@@ -16,5 +16,6 @@ mod machine;
 mod orders;
 mod plain;
 mod secrets;
+mod sensors;
 mod stack;
 mod story;

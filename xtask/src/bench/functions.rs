@@ -65,6 +65,7 @@ fn store_manifest(emulator: &Emulator) -> Result<String, Error> {
         lineage: Lineage::default(),
         skills: BTreeMap::new(),
         sensor_files: BTreeMap::new(),
+        sensor_modules: BTreeMap::new(),
     }
     .seal();
     let bucket = format!("/{BUCKET}");

@@ -1,16 +1,15 @@
 //! Python sensors in their worker: what they may be, what they may give back.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-mod common;
+mod bench;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use loopy_contract::manifest::{Manifest, Sensor};
+use bench::{Bench, LONG, bench, lives, request, tick, tick_after};
+use loopy_contract::manifest::Sensor;
 use loopy_engine::ports::{Sensed, SensorCall, SensorCode, SensorError};
-use loopy_local::sensor_code::PythonSensors;
+use loopy_sensors::Config;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const HOOKS: &str = r#"
@@ -28,7 +27,7 @@ def plain(request):
     subprocess.run(["sh", "-c", "echo printed by a child; cat"])
     return Go(n=request.json["n"])
 
-@sensor(emits="Go", webhook="/x", verify="none")
+@sensor(emits="Go", webhook="/y", verify="none")
 async def asynchronous(request):
     await asyncio.sleep(0)
     return [Go(n=1), {"n": 2}]
@@ -66,7 +65,9 @@ def naive(tick): return {"n": datetime(2026, 1, 1)}
 def not_json(tick): return {"n": object()}
 def half(tick): yield Go(n=1); raise RuntimeError("broke in the middle")
 def exits(tick): sys.exit(3)
-def dies(tick): os._exit(7)
+def dies(tick):
+    print("last words", flush=True)
+    os._exit(7)
 def sleeps(tick):
     subprocess.Popen(["sleep", "60"]); import time; time.sleep(60)
 def counts(tick):
@@ -74,40 +75,37 @@ def counts(tick):
     calls += 1
     return Go(n=calls)
 def pid(tick): return Go(n=os.getpid())
+def snapshot(tick): return {"text": tick.snapshot}
+def grows(tick):
+    kept = []
+    while True:
+        kept.append(b"x" * (10 << 20))
+        import time; time.sleep(0.01)
+def has_a_child_grow(tick):
+    code = "import time; kept = [b'x' * (10 << 20) for _ in range(20)]; time.sleep(60)"
+    subprocess.run(["python-child", "-c", code], executable=sys.executable)
+def naps(tick):
+    import time; time.sleep(3)
+    return Go(n=1)
+def nap_pid(tick):
+    import time; time.sleep(1.5)
+    return Go(n=os.getpid())
+def too_long(tick):
+    for n in range(70): yield {"n": "x" * 100000}
 def environment(tick): return {"names": sorted(os.environ), "token": os.environ.get("TOKEN")}
 "#;
 
-struct Bench {
-    dir: tempfile::TempDir,
-    manifest: Manifest,
-    sensors: PythonSensors,
-}
-
-fn bench(time_limit: Duration) -> Bench {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("sensors");
-    std::fs::create_dir_all(folder.join("deep")).unwrap();
-    std::fs::write(folder.join("hooks.py"), HOOKS).unwrap();
+fn hooks(time_limit: Duration) -> Bench {
+    let files = [
+        ("hooks.py", HOOKS),
+        ("deep/more.py", "from sensors.hooks import generator\n"),
+    ];
+    let made = bench(&files, |config| config.time_limit = time_limit);
+    // The compiler would refuse the second one.
+    let folder = made.dir.path().join("sensors");
     std::fs::write(folder.join("broken.py"), "import no_such_module\n").unwrap();
     std::fs::write(folder.join("syntax.py"), "def f(:\n").unwrap();
-    std::fs::write(
-        folder.join("deep/more.py"),
-        "from sensors.hooks import generator\n",
-    )
-    .unwrap();
-    std::fs::write(folder.join(".env"), "TOKEN='t'\n").unwrap();
-    let sensors = PythonSensors::new(
-        dir.path(),
-        &dir.path().join(".loopy"),
-        loopy_sandbox::local::PLAIN_PATH.into(),
-        Some(common::python()),
-        time_limit,
-    );
-    Bench {
-        dir,
-        manifest: common::manifest(json!({}), json!([])),
-        sensors,
-    }
+    made
 }
 
 fn sensor(module: &str, function: &str, emits: &str) -> Sensor {
@@ -118,24 +116,19 @@ fn sensor(module: &str, function: &str, emits: &str) -> Sensor {
     .unwrap()
 }
 
-fn tick() -> SensorCall {
-    SensorCall::Tick {
-        scheduled_at: "2026-03-01T00:05:00.123456789Z".parse().unwrap(),
-        last_run: "2026-03-01T00:00:00Z".parse().unwrap(),
-    }
+trait Hooks {
+    async fn call(
+        &self,
+        function: &str,
+        emits: &str,
+        call: SensorCall,
+    ) -> Result<Vec<Sensed>, SensorError>;
+    async fn fields(&self, function: &str, emits: &str, call: SensorCall) -> Vec<Value>;
+    async fn raised(&self, module: &str, function: &str) -> String;
+    async fn not_loaded(&self, module: &str, function: &str) -> String;
 }
 
-fn request(body: &[u8]) -> SensorCall {
-    SensorCall::Request {
-        method: "POST".to_owned(),
-        path: "/x".to_owned(),
-        query: "q=1&q=two%20words".to_owned(),
-        headers: BTreeMap::from([("x-kind".to_owned(), "push".to_owned())]),
-        body_base64: STANDARD.encode(body),
-    }
-}
-
-impl Bench {
+impl Hooks for Bench {
     async fn call(
         &self,
         function: &str,
@@ -167,11 +160,19 @@ impl Bench {
             other => panic!("{function}: {other:?}"),
         }
     }
+
+    async fn not_loaded(&self, module: &str, function: &str) -> String {
+        let sensor = sensor(module, function, "Go");
+        match self.sensors.call(&self.manifest, &sensor, &tick()).await {
+            Err(SensorError::Unloadable { reason, .. }) => reason,
+            other => panic!("{function}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
 async fn every_kind_of_function_delivers_all_its_events() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     let body = request(br#"{"n": 7}"#);
     assert_eq!(
         bench.fields("plain", "Go", body.clone()).await,
@@ -200,7 +201,7 @@ async fn every_kind_of_function_delivers_all_its_events() {
 
 #[tokio::test]
 async fn a_sensor_sees_the_whole_request_and_the_tick() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     let seen = bench
         .fields("request_parts", "Done", request(b"\xffraw"))
         .await;
@@ -219,7 +220,7 @@ async fn a_sensor_sees_the_whole_request_and_the_tick() {
 
 #[tokio::test]
 async fn what_breaks_the_rules_is_an_error_that_says_which() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     for (function, part) in [
         ("number", "gave back a int"),
         ("text", "gave back a str"),
@@ -229,7 +230,6 @@ async fn what_breaks_the_rules_is_an_error_that_says_which() {
         ("not_json", "Go.n is a object"),
         ("half", "broke in the middle"),
         ("exits", "SystemExit: 3"),
-        ("missing", "no function `missing`"),
     ] {
         let message = bench.raised("sensors.hooks", function).await;
         assert!(message.contains(part), "{function}: {message}");
@@ -247,16 +247,18 @@ async fn what_breaks_the_rules_is_an_error_that_says_which() {
 
 #[tokio::test]
 async fn a_module_that_cannot_be_imported_fails_each_time() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     for _ in 0..2 {
-        let message = bench.raised("sensors.broken", "f").await;
+        let message = bench.not_loaded("sensors.broken", "f").await;
         assert!(message.contains("no_such_module"), "{message}");
     }
-    let message = bench.raised("sensors.syntax", "f").await;
+    let message = bench.not_loaded("sensors.syntax", "f").await;
     assert!(
         message.contains("SyntaxError") && message.contains("syntax.py"),
         "{message}"
     );
+    let message = bench.not_loaded("sensors.hooks", "missing").await;
+    assert!(message.contains("no function `missing`"), "{message}");
     // Once it is mended it works, without a restart.
     let path = bench.dir.path().join("sensors/broken.py");
     std::fs::write(path, "def f(tick): return {'n': 1}\n").unwrap();
@@ -274,7 +276,7 @@ async fn a_module_that_cannot_be_imported_fails_each_time() {
 
 #[tokio::test]
 async fn the_worker_stays_warm_and_comes_back_when_it_dies() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     assert_eq!(
         bench.fields("counts", "Go", tick()).await,
         [json!({"n": 1})]
@@ -283,9 +285,9 @@ async fn the_worker_stays_warm_and_comes_back_when_it_dies() {
         bench.fields("counts", "Go", tick()).await,
         [json!({"n": 2})]
     );
-    let died = bench.call("dies", "Go", tick()).await.unwrap_err();
-    assert!(matches!(died, SensorError::Trouble(_)), "{died:?}");
-    assert!(died.to_string().contains("exit status: 7"), "{died}");
+    let died = bench.raised("sensors.hooks", "dies").await;
+    assert!(died.contains("exit status: 7"), "{died}");
+    assert!(died.contains("last words"), "{died}");
     assert_eq!(
         bench.fields("counts", "Go", tick()).await,
         [json!({"n": 1})],
@@ -307,7 +309,7 @@ async fn the_worker_stays_warm_and_comes_back_when_it_dies() {
 
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_killed_with_its_children() {
-    let bench = bench(Duration::from_secs(2));
+    let bench = hooks(Duration::from_secs(2));
     assert_eq!(bench.fields("counts", "Go", tick()).await.len(), 1);
     let begun = Instant::now();
     let message = bench.raised("sensors.hooks", "sleeps").await;
@@ -318,23 +320,14 @@ async fn a_call_that_takes_too_long_is_killed_with_its_children() {
         [json!({"n": 1})]
     );
     assert!(
-        !a_child_lives(bench.dir.path()),
+        !lives(bench.dir.path(), "sleep").await,
         "`sleep` outlived its sensor"
     );
 }
 
-/// Whether a `sleep` works in this directory.
-fn a_child_lives(dir: &Path) -> bool {
-    let dir = dir.canonicalize().unwrap();
-    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir)
-            && std::fs::read(entry.path().join("cmdline")).is_ok_and(|c| c.starts_with(b"sleep"))
-    })
-}
-
 #[tokio::test]
 async fn a_call_that_is_given_up_does_not_answer_the_next_one() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     assert_eq!(bench.fields("counts", "Go", tick()).await.len(), 1);
     let given_up = tokio::time::timeout(
         Duration::from_millis(200),
@@ -347,7 +340,7 @@ async fn a_call_that_is_given_up_does_not_answer_the_next_one() {
 
 #[tokio::test]
 async fn the_workers_environment_is_path_and_the_sensors_own() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     let seen = bench.fields("environment", "Done", tick()).await;
     assert_eq!(seen[0]["token"], "t");
     let names: Vec<&str> = seen[0]["names"]
@@ -364,8 +357,27 @@ async fn the_workers_environment_is_path_and_the_sensors_own() {
 }
 
 #[tokio::test]
+async fn a_variable_that_changed_is_there_at_the_next_call() {
+    let value = Arc::new(Mutex::new("one".to_owned()));
+    let read = Arc::clone(&value);
+    let bench = bench(&[("hooks.py", HOOKS)], |config| {
+        config.environment = Arc::new(move || {
+            let value = read.lock().unwrap().clone();
+            Ok(BTreeMap::from([("TOKEN".to_owned(), value)]))
+        });
+    });
+    for token in ["one", "two"] {
+        token.clone_into(&mut value.lock().unwrap());
+        for _ in 0..2 {
+            let seen = bench.fields("environment", "Done", tick()).await;
+            assert_eq!(seen[0]["token"], token);
+        }
+    }
+}
+
+#[tokio::test]
 async fn new_events_reach_code_that_is_loaded_already() {
-    let mut bench = bench(Duration::from_secs(20));
+    let mut bench = hooks(LONG);
     let message = bench.raised("sensors.hooks", "unknown_field").await;
     assert!(message.contains("no field `m`"), "{message}");
     let go = bench.manifest.registry.events.get_mut("Go").unwrap();
@@ -377,35 +389,116 @@ async fn new_events_reach_code_that_is_loaded_already() {
 }
 
 #[tokio::test]
-async fn other_languages_are_refused_by_name() {
-    let bench = bench(Duration::from_secs(20));
-    let mut shell = sensor("sensors/x.sh", "x", "Go");
-    shell.source = loopy_contract::manifest::SensorSource::Shell;
-    let error = bench
-        .sensors
-        .call(&bench.manifest, &shell, &tick())
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("not shell scripts"), "{error}");
+async fn a_missing_python_says_what_to_do() {
+    let empty = tempfile::tempdir().unwrap();
+    let path = empty.path().as_os_str().to_owned();
+    let change = |config: &mut Config| {
+        config.python = None;
+        config.search_path = path;
+    };
+    let bench = bench(&[("hooks.py", HOOKS)], change);
+    let why = bench.not_loaded("sensors.hooks", "plain").await;
+    assert!(why.contains("LOOPY_PYTHON"), "{why}");
 }
 
 #[tokio::test]
-async fn a_missing_python_says_what_to_do() {
-    let dir = tempfile::tempdir().unwrap();
-    let empty = dir.path().as_os_str().to_owned();
-    let state = dir.path().join(".loopy");
-    let sensors = PythonSensors::new(dir.path(), &state, empty, None, Duration::from_secs(5));
-    let manifest = common::manifest(json!({}), json!([]));
-    let call = sensors
-        .call(&manifest, &sensor("sensors.x", "f", "Go"), &tick())
-        .await;
-    let error = call.unwrap_err().to_string();
-    assert!(error.contains("LOOPY_PYTHON"), "{error}");
+async fn a_poll_sees_what_its_last_turn_gave() {
+    let bench = hooks(LONG);
+    let last = [json!({"n": 1}), json!({"n": 2, "more": ["\u{e9}"]})];
+    let seen = bench.fields("snapshot", "Done", tick_after(&last)).await;
+    assert_eq!(seen, [json!({ "text": last })]);
+    let seen = bench.fields("snapshot", "Done", tick()).await;
+    assert_eq!(seen, [json!({ "text": [] })]);
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_too_much_memory_is_killed_with_its_children() {
+    let bench = bench(&[("hooks.py", HOOKS)], |config| {
+        config.memory_limit = 100 << 20;
+    });
+    for function in ["grows", "has_a_child_grow"] {
+        let message = bench.raised("sensors.hooks", function).await;
+        assert!(message.contains("more than the 100 MB"), "{message}");
+        assert_eq!(
+            bench.fields("counts", "Go", tick()).await,
+            [json!({"n": 1})]
+        );
+    }
+    assert!(!lives(bench.dir.path(), "python-child").await);
+}
+
+#[tokio::test]
+async fn a_slow_sensor_does_not_hold_up_its_neighbours() {
+    let bench = hooks(LONG);
+    let begun = Instant::now();
+    let slow = async {
+        bench.fields("naps", "Go", tick()).await;
+        begun.elapsed()
+    };
+    let quick = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        bench.fields("counts", "Go", tick()).await;
+        begun.elapsed()
+    };
+    let (slow, quick) = tokio::join!(slow, quick);
+    assert!(quick < slow, "{quick:?} {slow:?}");
+    // Four at most; the fifth waits for one of them.
+    let pids = (0..5).map(|_| bench.fields("nap_pid", "Go", tick()));
+    let pids = futures::future::join_all(pids).await;
+    let distinct: std::collections::BTreeSet<String> =
+        pids.iter().map(|found| found[0].to_string()).collect();
+    assert_eq!(distinct.len(), 4, "{distinct:?}");
+}
+
+#[tokio::test]
+async fn packages_beside_the_sensors_are_found() {
+    let bench = hooks(LONG);
+    let folder = bench.dir.path().join("sensors/site-packages/brought");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("__init__.py"), "value = 4711\n").unwrap();
+    let code = "from brought import value\ndef f(tick): return {'n': value}\n";
+    std::fs::write(bench.dir.path().join("sensors/uses.py"), code).unwrap();
+    let uses = sensor("sensors.uses", "f", "Go");
+    let made = bench.call_one(&uses, tick()).await.unwrap();
+    assert_eq!(made[0].fields["n"], 4711);
+}
+
+#[tokio::test]
+async fn what_a_call_gives_is_bounded() {
+    let bench = hooks(LONG);
+    let message = bench.raised("sensors.hooks", "too_long").await;
+    assert!(message.contains("one call may give 6000000"), "{message}");
+    assert_eq!(bench.fields("counts", "Go", tick()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_loaded_is_told_without_a_call() {
+    let mut bench = hooks(LONG);
+    bench.manifest.sensors = vec![
+        sensor("sensors.hooks", "plain", "Go"),
+        sensor("sensors.hooks", "missing", "Go"),
+        sensor("sensors.broken", "broken", "Go"),
+    ];
+    let found = bench.sensors.load(&bench.manifest).await.unwrap();
+    let names: Vec<&String> = found.keys().collect();
+    assert_eq!(names, ["broken", "missing"]);
+    assert!(found["broken"].contains("no_such_module"), "{found:?}");
+    // One that ends the host does not hide the others.
+    let file = bench.dir.path().join("sensors/ends.py");
+    std::fs::write(file, "import os\nos._exit(3)\n").unwrap();
+    bench
+        .manifest
+        .sensors
+        .push(sensor("sensors.ends", "ends", "Go"));
+    let found = bench.sensors.load(&bench.manifest).await.unwrap();
+    let names: Vec<&String> = found.keys().collect();
+    assert_eq!(names, ["broken", "ends", "missing"]);
+    assert!(found["ends"].contains("exit status: 3"), "{found:?}");
 }
 
 #[tokio::test]
 async fn the_sensors_folder_stays_as_it_is() {
-    let bench = bench(Duration::from_secs(20));
+    let bench = hooks(LONG);
     assert_eq!(bench.fields("generator", "Go", tick()).await.len(), 3);
     assert!(!bench.dir.path().join("sensors/__pycache__").exists());
     assert!(!bench.dir.path().join("loopy").exists());

@@ -26,10 +26,18 @@ import json
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import types
 import urllib.parse
+
+# The first version of Python that has all that is used here.
+OLDEST = (3, 9)
+
+# What a project's sensors import of other people, beside what Python has itself.
+PACKAGES = os.path.join("sensors", "site-packages")
 
 # The end of a trace says what went wrong; more would not fit a log line.
 TRACE_CHARS = 4000
@@ -37,6 +45,14 @@ TRACE_CHARS = 4000
 
 class SensorFault(Exception):
     """The sensor's code broke a rule; the text alone says which."""
+
+
+class Unloadable(Exception):
+    """The sensor's code is not there to be called; the text says why."""
+
+
+class TookTooLong(BaseException):
+    """Raised within a sensor whose time is over."""
 
 
 # --- the `loopy` package ------------------------------------------------------
@@ -82,7 +98,7 @@ class Event:
     __hash__ = None
 
 
-def sensor(*, emits, webhook=None, poll=None, verify=None):
+def sensor(*, emits, webhook=None, poll=None, verify=None, on_change=False):
     """Marks a function as a sensor. The compiler has read the arguments from
     the source, so here they are only kept on the function."""
 
@@ -92,6 +108,7 @@ def sensor(*, emits, webhook=None, poll=None, verify=None):
             "webhook": webhook,
             "poll": poll,
             "verify": verify,
+            "on_change": on_change,
         }
         return function
 
@@ -192,11 +209,12 @@ class Request:
 
 class Tick:
     """A poll's turn: when it was due and when the one before it was, as
-    datetimes with a zone."""
+    datetimes with a zone; and what that one gave, a dict of fields an event."""
 
     def __init__(self, call):
         self.scheduled_at = _moment(call["scheduled_at"])
         self.last_run = _moment(call["last_run"])
+        self.snapshot = call["snapshot"]
 
     def __repr__(self):
         return "Tick(scheduled_at=%s, last_run=%s)" % (self.scheduled_at, self.last_run)
@@ -324,21 +342,62 @@ async def _items(stream):
     return [item async for item in stream]
 
 
+def _load(code):
+    """The function of a sensor."""
+    if sys.version_info < OLDEST:
+        raise Unloadable(
+            "it needs Python %d.%d or later, and this is %d.%d" % (OLDEST + sys.version_info[:2])
+        )
+    try:
+        # A file that was mended is seen.
+        importlib.invalidate_caches()
+        module = importlib.import_module(code["module"])
+    except (KeyboardInterrupt, TookTooLong):
+        raise
+    except BaseException as error:  # also SystemExit
+        raise Unloadable(_trace(error)) from None
+    function = getattr(module, code["function"], None)
+    if not callable(function):
+        raise Unloadable("module %s has no function `%s`" % (code["module"], code["function"]))
+    return function
+
+
 def _call(request):
     _declare(request["events"])
-    module = importlib.import_module(request["module"])
-    function = getattr(module, request["function"], None)
-    if not callable(function):
-        raise SensorFault(
-            "module %s has no function `%s`" % (request["module"], request["function"])
-        )
+    function = _load(request)
     call = request["call"]
     returned = function(Request(call) if call["kind"] == "request" else Tick(call))
     if inspect.isawaitable(returned):
         returned = _await(_result(returned))
     if isinstance(returned, collections.abc.AsyncIterable):
         returned = _await(_items(returned))
-    return _events_of(returned, request["emits"])
+    events = _events_of(returned, request["emits"])
+    size, most = len(json.dumps({"events": events})), request["limits"]["response_bytes"]
+    if size > most:
+        raise SensorFault("its events are %d bytes of JSON, and one call may give %d" % (size, most))
+    return events
+
+
+def _late(number, frame):
+    raise TookTooLong
+
+
+def _within(work, seconds):
+    """Does the work; raises TookTooLong in it when its time is over."""
+    global _loop
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    before = signal.signal(signal.SIGALRM, _late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return work()
+    except TookTooLong:
+        # What it has left there would go on in the next call.
+        _loop = None
+        raise SensorFault("it did not come back within %g s" % seconds) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _trace(error):
@@ -355,12 +414,31 @@ def _trace(error):
     return text.encode("utf-8", "replace").decode("utf-8")[-TRACE_CHARS:]
 
 
-def answer(request):
-    """Calls the sensor that the request names and gives back the response."""
+def _loaded(request):
+    """The sensors that cannot be loaded, with why."""
+    _declare(request["events"])
+    found = {}
+    for code in request["sensors"]:
+        try:
+            _load(code)
+        except Unloadable as error:
+            found[code["sensor"]] = str(error)
+    return found
+
+
+def answer(request, watched):
+    """Does what the request asks for and gives back the response. Whoever started
+    a worker looks at the clock itself (`watched`)."""
     try:
-        return {"events": _call(request)}
+        if request["ask"] == "load":
+            return {"loaded": _loaded(request)}
+        if watched:
+            return {"events": _call(request)}
+        return {"events": _within(lambda: _call(request), request["limits"]["time_ms"] / 1000)}
     except SensorFault as fault:
         return {"error": str(fault)}
+    except Unloadable as error:
+        return {"unloadable": str(error)}
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: a sensor must not end the host
@@ -369,30 +447,51 @@ def answer(request):
 
 # --- the two ways of being called ---------------------------------------------
 
-_secrets_loaded = False
+# What a sensor sees of the function's own environment.
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ")
+
+_function = None
+_own = None
+
+if __name__ != "__main__":
+    sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), PACKAGES))
 
 
-def _load_secrets():
-    """Takes the sensors' environment from Secrets Manager, once a process.
-    An error goes to the caller: the same call may succeed later."""
-    global _secrets_loaded
-    arn = os.environ.get("LOOPY_SENSOR_SECRET")
-    if _secrets_loaded or not arn:
-        return
+def _limit_environment():
+    """Leaves sensors nothing of the environment but what is theirs, which is in
+    Secrets Manager. An error goes to the caller: the same call may succeed later."""
+    global _function, _own
+    if _function is None:
+        _function = dict(os.environ)
+    if _own is None:
+        os.environ.update(_function)
+        arn = _function.get("LOOPY_SENSOR_SECRET")
+        _own = _secret(arn) if arn else {}
+    for name in list(os.environ):
+        if name not in _KEPT and name not in _own:
+            del os.environ[name]
+    os.environ.update(_own)
+
+
+def _secret(arn):
     import boto3
 
     found = boto3.client("secretsmanager").get_secret_value(SecretId=arn)
     values = json.loads(found["SecretString"])
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
         raise RuntimeError("the secret in LOOPY_SENSOR_SECRET is not a JSON map of texts")
-    os.environ.update(values)
-    _secrets_loaded = True
+    return values
 
 
 def handler(event, context):
     """The Lambda handler."""
-    _load_secrets()
-    return answer(event)
+    global _own
+    _limit_environment()
+    response = answer(event, False)
+    if response.get("unloadable") or response.get("loaded"):
+        # What is missing may be in the secret the next time.
+        _own = None
+    return response
 
 
 def _worker(project):
@@ -410,13 +509,14 @@ def _worker(project):
     # The directory of this file is on the path and is no part of the project.
     host = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.getcwd()] + [entry for entry in sys.path if entry != host]
+    sys.path.append(os.path.join(os.getcwd(), PACKAGES))
     for line in requests:
         try:
             request = json.loads(line)
         except ValueError as error:
             response = {"error": "the request is not JSON: %s" % error}
         else:
-            response = answer(request)
+            response = answer(request, True)
         responses.write(json.dumps(response).encode("ascii") + b"\n")
         responses.flush()
 
