@@ -122,7 +122,8 @@ fn what_lets_somebody_do_more_is_marked() {
         new["registry"]["sandboxes"]["Cloud"][part] = value;
     };
     let told = |change: &dyn Fn(&mut Value)| after(|new| change(new));
-    let cases: [(&str, &dyn Fn(&mut Value)); 9] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let cases: [Case<'_>; 9] = [
         (
             "!~ egress: sandbox Cloud: github.com, evil.example (was github.com)",
             &|new| sandbox(new, "network", json!(["github.com", "evil.example"])),

@@ -258,15 +258,15 @@ fn only_the_bucket_has_to_be_said() {
     assert_eq!(
         all,
         [
-            "AssetsBucket",
-            "LogRetentionDays",
-            "PublicConcurrency",
             "AlarmEmail",
             "AlarmTopic",
-            "PermissionsBoundary",
-            "NamePrefix",
-            "Tracing",
+            "AssetsBucket",
             "KmsKey",
+            "LogRetentionDays",
+            "NamePrefix",
+            "PermissionsBoundary",
+            "PublicConcurrency",
+            "Tracing",
         ]
     );
     let variables = &made["Resources"]["WebhookFunction"]["Properties"]["Environment"]["Variables"];
@@ -461,7 +461,7 @@ fn whatever_a_project_adds_is_bound_tagged_traced_and_encrypted_as_the_rest() {
             _ => {}
         }
     }
-    assert_eq!((roles, functions), (10, 7));
+    assert_eq!((roles, functions), (12, 9));
     assert!(tagged > 50, "{tagged}");
 }
 

@@ -140,7 +140,8 @@ mod tests {
         assert_eq!(of(hook(|_| ())), Standing::Right(7));
         let elsewhere = hook(|hook| hook["config"]["url"] = json!("https://y.org/hooks/github"));
         assert_eq!(of(elsewhere), Standing::Missing);
-        let changes: [(fn(&mut Value), &str); 5] = [
+        type Change = fn(&mut Value);
+        let changes: [(Change, &str); 5] = [
             (|hook| hook["active"] = json!(false), "it is switched off"),
             (
                 |hook| hook["events"] = json!(["push"]),

@@ -282,7 +282,17 @@ fn add_cluster(template: &mut Template) -> Result<(), StackError> {
             "action": {"type": "expire"},
         }]}).to_string()},
     });
-    template.kept_resource(IMAGES, "AWS::ECR::Repository", repository)?;
+    let repository = json!({
+        "Type": "AWS::ECR::Repository",
+        "Metadata": skips(&[(
+            "CKV_AWS_136",
+            "It is encrypted with the key of KmsKey where one is given; AWS's own key does otherwise, as one costs a dollar a month",
+        )]),
+        "DeletionPolicy": "Delete",
+        "UpdateReplacePolicy": "Delete",
+        "Properties": repository,
+    });
+    template.add("Resources", IMAGES.to_owned(), repository)?;
     template.kept_resource(
         "SandboxLogs",
         "AWS::Logs::LogGroup",
