@@ -257,7 +257,8 @@ mod tests {
     #[test]
     fn what_the_providers_own_libraries_sign_holds() {
         let linear = r#"{"action":"create","type":"Issue","webhookTimestamp":1700000000000}"#;
-        let cases: [(VerifyScheme, &str, &[(&str, &str)], &str); 5] = [
+        type Case<'a> = (VerifyScheme, &'a str, &'a [(&'a str, &'a str)], &'a str);
+        let cases: [Case<'_>; 5] = [
             (
                 VerifyScheme::Stripe,
                 "whsec_test_secret",

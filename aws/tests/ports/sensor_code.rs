@@ -10,7 +10,7 @@ use loopy_contract::manifest::{
     Contract, Lineage, Manifest, Registry, SCHEMA_VERSION, Sensor, SensorSource, SensorTrigger,
 };
 use loopy_engine::ports::{Sensed, SensorCall, SensorCode, SensorError};
-use loopy_sensors::{NODE_HOST, PYTHON_HOST};
+use loopy_sensors::PYTHON_HOST;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
