@@ -15,7 +15,7 @@ use loopy_engine::run::short_hash;
 use loopy_infra::images::{Builder, DOCKER_HOST};
 use loopy_infra::{
     Change, DeployError, Deployment, Needs, Plan, Progress, SecretsError, Values, Version,
-    open_runs,
+    load_sensors, open_runs,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -265,6 +265,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             deployment.repair(repair, &progress).await?;
         }
         let before = deployment.deployed().await?;
+        let mut unloadable_before = BTreeMap::new();
         let given = arguments.parameters.iter().cloned().collect();
         let plan = deployment.plan(&stack.template, &given, &progress).await?;
         if plan.is_empty() {
@@ -291,6 +292,14 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
                 terminal.say("nothing was changed");
                 return Ok(Outcome::Fine);
             }
+            // What could not be loaded before is no reason to go back there.
+            if let Some(Version {
+                manifest: Some(manifest),
+                ..
+            }) = &before
+            {
+                unloadable_before = load_sensors(&config, &name, manifest).await?;
+            }
             // Before the change, what it launches from; after it, what a new stack
             // had no place for.
             let images = deployment.publish_images(&stack, &builder, &progress).await;
@@ -306,7 +315,14 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let deployed = deployment
             .finish(&stack, manifest, &values, &progress)
             .await?;
-        let problems = deployment.unhealthy(&progress).await?;
+        let mut problems = deployment.unhealthy(&progress).await?;
+        let unloadable = load_sensors(&config, &name, manifest).await?;
+        if before.is_some() && !plan.is_empty() {
+            let fresh = unloadable
+                .iter()
+                .filter(|(sensor, _)| !unloadable_before.contains_key(*sensor));
+            problems.extend(fresh.map(unloadable_line));
+        }
         if !problems.is_empty() {
             let back = match before.filter(|_| !plan.is_empty()) {
                 None => None,
@@ -345,8 +361,22 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
                 .collect()
         };
         terminal.data(&text).map_err(Error::Stdout)?;
-        Ok(Outcome::Fine)
+        if unloadable.is_empty() {
+            return Ok(Outcome::Fine);
+        }
+        for sensor in &unloadable {
+            terminal.say(&unloadable_line(sensor));
+        }
+        terminal.hint(
+            "deliveries to these sensors are answered 503 until they can be loaded; mend them, \
+             then deploy again",
+        );
+        Ok(Outcome::Refused)
     })
+}
+
+fn unloadable_line((sensor, why): (&String, &String)) -> String {
+    format!("sensor {sensor} cannot be loaded: {why}")
 }
 
 /// What of earlier versions goes on.

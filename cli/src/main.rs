@@ -12,6 +12,7 @@ mod destroy;
 mod diagnostics;
 mod dlq;
 mod docs;
+mod doctor;
 mod drift;
 mod emit;
 mod events;
@@ -83,6 +84,8 @@ enum Command {
     Destroy(destroy::Arguments),
     /// Where deliveries go, and telling GitHub so
     Webhooks(webhooks::Arguments),
+    /// Say what is wrong with a project, or a stack, and what it lacks
+    Doctor(doctor::Arguments),
     /// Explain what the compiler says
     Docs(docs::Arguments),
     /// Answer an editor about the projects it has open
@@ -161,6 +164,9 @@ enum CommandError {
     /// `loopy webhooks` broke off.
     #[error(transparent)]
     Webhooks(#[from] webhooks::WebhooksError),
+    /// `loopy doctor` broke off.
+    #[error(transparent)]
+    Doctor(#[from] doctor::DoctorError),
     /// `loopy docs` broke off.
     #[error(transparent)]
     Docs(#[from] docs::DocsError),
@@ -180,6 +186,7 @@ impl CommandError {
             Self::Dlq(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
             Self::Webhooks(error) => error.hint(),
+            Self::Doctor(error) => error.hint(),
             Self::Docs(error) => error.hint(),
         }
     }
@@ -204,6 +211,7 @@ fn main() -> ExitCode {
         Command::Drift(arguments) => drift::run(arguments, &terminal).map_err(Into::into),
         Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
         Command::Webhooks(arguments) => webhooks::run(arguments, &terminal).map_err(Into::into),
+        Command::Doctor(arguments) => doctor::run(arguments, &terminal).map_err(Into::into),
         Command::Docs(arguments) => docs::run(arguments, &terminal).map_err(Into::into),
         Command::Lsp(arguments) => return lsp::run(arguments, terminal),
         Command::Runner => {

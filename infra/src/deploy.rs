@@ -20,8 +20,8 @@ use crate::assets::{Bucket, bucket_name};
 use crate::events::{self, Progress, explain};
 use crate::images;
 use crate::parameters;
-use crate::secrets::Values;
-use crate::stack::{Asset, Stack};
+use crate::secrets::{Values, lacking};
+use crate::stack::{Asset, Needs, Stack};
 use aws_config::SdkConfig;
 use aws_sdk_cloudformation::Client;
 use aws_sdk_cloudformation::error::ProvideErrorMetadata;
@@ -308,6 +308,18 @@ impl Deployment {
             })
             .collect();
         Ok(Deployed { outputs, webhooks })
+    }
+
+    /// What the stack's secrets lack of what the project needs, a sentence each.
+    ///
+    /// # Errors
+    /// [`DeployError::Secrets`] when a secret cannot be read.
+    pub async fn lacking_secrets(&self, needs: &Needs) -> Result<Vec<String>, DeployError> {
+        let described = self
+            .describe()
+            .await?
+            .ok_or_else(|| DeployError::NoStack(self.stack.clone()))?;
+        Ok(lacking(&self.secrets, needs, &outputs(&described)).await?)
     }
 
     /// What images need.

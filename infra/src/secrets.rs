@@ -208,25 +208,62 @@ impl Values {
     }
 }
 
-async fn store_one(client: &Client, secret: &str, value: &Value) -> Result<bool, SecretsError> {
-    let fault = |action, why| SecretsError::Service {
-        action,
-        secret: secret.to_owned(),
-        why,
-    };
-    let current = match client.get_secret_value().secret_id(secret).send().await {
-        Ok(current) => current.secret_string,
-        // It has no value yet.
+/// What a stack's secrets lack of what a project needs, a sentence each.
+///
+/// # Errors
+/// [`SecretsError`] when a secret cannot be read.
+pub(crate) async fn lacking(
+    client: &Client,
+    needs: &Needs,
+    outputs: &BTreeMap<String, String>,
+) -> Result<Vec<String>, SecretsError> {
+    let wanted: [(bool, &'static str, Vec<&str>); 3] = [
+        (
+            !needs.webhooks.is_empty(),
+            "WebhookSecret",
+            needs.webhooks.keys().map(String::as_str).collect(),
+        ),
+        (
+            !needs.sandboxes.is_empty(),
+            "SandboxSecret",
+            needs.sandboxes.keys().map(String::as_str).collect(),
+        ),
+        (needs.daytona, "EngineSecret", vec![DAYTONA_VARIABLES[0]]),
+    ];
+    let mut lacking = Vec::new();
+    for (_, output, names) in wanted.into_iter().filter(|(needed, ..)| *needed) {
+        let secret = outputs.get(output).ok_or(SecretsError::NoSecret(output))?;
+        let value = read_one(client, secret).await?.unwrap_or_default();
+        let missing = names.into_iter().filter(|name| value.get(name).is_none());
+        lacking.extend(missing.map(|name| format!("{output} has no value for {name}")));
+    }
+    Ok(lacking)
+}
+
+/// A secret's value; `None` where it has none yet.
+async fn read_one(client: &Client, secret: &str) -> Result<Option<Value>, SecretsError> {
+    match client.get_secret_value().secret_id(secret).send().await {
+        Ok(current) => {
+            let text = current.secret_string.unwrap_or_default();
+            Ok(serde_json::from_str(&text).ok())
+        }
         Err(error)
             if error
                 .as_service_error()
                 .is_some_and(|e| e.is_resource_not_found_exception()) =>
         {
-            None
+            Ok(None)
         }
-        Err(error) => return Err(fault("read", crate::events::explain(&error))),
-    };
-    let current: Option<Value> = current.and_then(|text| serde_json::from_str(&text).ok());
+        Err(error) => Err(SecretsError::Service {
+            action: "read",
+            secret: secret.to_owned(),
+            why: crate::events::explain(&error),
+        }),
+    }
+}
+
+async fn store_one(client: &Client, secret: &str, value: &Value) -> Result<bool, SecretsError> {
+    let current = read_one(client, secret).await?;
     if current.as_ref() == Some(value) {
         return Ok(false);
     }
@@ -236,7 +273,11 @@ async fn store_one(client: &Client, secret: &str, value: &Value) -> Result<bool,
         .secret_string(value.to_string())
         .send()
         .await
-        .map_err(|error| fault("write", crate::events::explain(&error)))?;
+        .map_err(|error| SecretsError::Service {
+            action: "write",
+            secret: secret.to_owned(),
+            why: crate::events::explain(&error),
+        })?;
     Ok(true)
 }
 

@@ -122,6 +122,9 @@ pub enum StackError {
         /// How many it would have.
         count: usize,
     },
+    /// More events than rules can name.
+    #[error("the project subscribes to more events than its rules can name; split it in two")]
+    TooManyEvents,
     /// A file that the manifest names was not given.
     #[error(
         "the manifest names {path} ({hash}), whose content was not given; compile the project again"
@@ -197,8 +200,6 @@ pub fn stack_with(
         }
     }
 
-    triggers::add_rules(&mut template, manifest)?;
-    triggers::add_schedules(&mut template, manifest)?;
     needs::add_secrets(&mut template, &needs)?;
     let code = sensors::Code {
         manifest,
@@ -208,6 +209,8 @@ pub fn stack_with(
     };
     sensors::add(&mut template, &code, needs.sensors, &mut assets)?;
     let images = fargate::add(&mut template, manifest, binaries, &mut assets)?;
+    // Last, as it depends on what else there is whether they fit.
+    triggers::add(&mut template, manifest, &mut assets)?;
     standards::apply(&mut template)?;
 
     let count = template.entries(&["Resources"])?.len();

@@ -4,7 +4,6 @@
 use crate::clock::SystemClock;
 use crate::db::{Db, make_directory};
 use crate::db_error::DbError;
-use crate::dotenv::{self, DotenvError};
 use crate::http;
 use crate::launches::Launches;
 use crate::lock::ProjectLock;
@@ -13,6 +12,7 @@ use crate::packs::FilePacks;
 use crate::queue::SqliteQueue;
 use crate::schedules::{self, Schedules};
 use crate::secrets::LocalSecrets;
+use crate::sensors;
 use crate::state::State;
 use crate::store::{self, SqliteStore};
 use crate::transcripts::FileTranscripts;
@@ -35,7 +35,6 @@ use loopy_sensors::SensorsHere;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -236,13 +235,7 @@ impl LocalHome {
         write_report_url(&report_file, address)?;
 
         let environment = options.environment;
-        let search_path = environment
-            .get("PATH")
-            .map_or_else(|| OsString::from(local::PLAIN_PATH), OsString::from);
-        let mut sensors =
-            loopy_sensors::Config::new(&project, &dir, search_path, sensor_environment(&project));
-        sensors.python = environment.get("LOOPY_PYTHON").map(PathBuf::from);
-        sensors.node = environment.get("LOOPY_NODE").map(PathBuf::from);
+        let sensors = sensors::config(&project, &dir, &environment);
         let mut container_runner = options.runner.clone();
         if let Some(runner) = &options.remote_runner {
             let runner = std::path::absolute(runner).unwrap_or_else(|_| runner.clone());
@@ -420,17 +413,6 @@ impl LocalHome {
             tracing::warn!("some work did not finish in time; it will be taken up again");
         }
     }
-}
-
-/// Reads the variables of the project's sensors, where it has a file of them.
-fn sensor_environment(project: &Path) -> loopy_sensors::Environment {
-    let path = project.join("sensors/.env");
-    Arc::new(move || match dotenv::read(&path) {
-        Err(DotenvError::Read { why, .. }) if why.kind() == ErrorKind::NotFound => {
-            Ok(BTreeMap::new())
-        }
-        found => found.map_err(|why| PortError::new("read the sensors' environment", why)),
-    })
 }
 
 /// Hands events and reports to a home that serves, from the same process.

@@ -20,6 +20,7 @@ pub mod retention;
 mod schedules;
 mod schema;
 pub mod secrets;
+mod sensors;
 mod state;
 pub mod store;
 pub mod transcripts;
@@ -29,6 +30,7 @@ mod worker;
 pub use db_error::DbError;
 pub use home::{Handle, HomeOptions, LocalHome, OpenError};
 pub use lines::Claimed;
+pub use sensors::load_sensors;
 pub use state::{Cascade, FollowError, State};
 
 /// The state directory's name inside a project.

@@ -11,6 +11,7 @@ mod cache;
 mod compile;
 mod diagnostics;
 mod docker;
+mod doctor;
 mod docs;
 mod events;
 mod files;

@@ -1,15 +1,47 @@
 //! What sets off a project's runs and polls: a rule per event that starts a workflow,
-//! schedules for cron triggers and polls.
+//! schedules for cron triggers and polls. Where that is more than one template should
+//! hold, they go into stacks of their own inside the stack.
 
+use super::standards::skips;
 use super::template::Template;
-use super::{StackError, arn, logical_id};
+use super::{MAX_RESOURCES, StackError, arn, logical_id};
 use crate::schedule;
+use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::{Manifest, SensorTrigger, Trigger};
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// One rule per event that starts a workflow.
-pub(super) fn add_rules(template: &mut Template, manifest: &Manifest) -> Result<(), StackError> {
+/// From so many resources on, triggers lie in stacks inside the stack. What else a
+/// project adds still has room then.
+pub(super) const NESTED_FROM: usize = 400;
+
+/// How many such stacks there are at most. What lies in which follows from its name, so
+/// that nothing ever moves from one to another: on the way it could be missed.
+const STACKS: u64 = 16;
+
+/// How many rules all events share then: a bus has 300 rules unless AWS is asked for
+/// more.
+const RULES: u64 = 64;
+
+/// The longest pattern of a rule that EventBridge takes, in characters.
+const MAX_PATTERN: usize = 2048;
+
+/// One trigger.
+struct Piece {
+    id: String,
+    kind: &'static str,
+    properties: Value,
+    /// What says which stack it lies in.
+    key: String,
+}
+
+/// Puts a project's triggers into the template, or into templates of their own among
+/// the assets.
+pub(super) fn add(
+    template: &mut Template,
+    manifest: &Manifest,
+    assets: &mut BTreeMap<String, Vec<u8>>,
+) -> Result<(), StackError> {
     let events: BTreeSet<&str> = manifest
         .workflows
         .values()
@@ -18,31 +50,161 @@ pub(super) fn add_rules(template: &mut Template, manifest: &Manifest) -> Result<
             Trigger::Cron { .. } => None,
         })
         .collect();
+    let schedules = schedules(manifest)?;
+    let count = template.entries(&["Resources"])?.len() + events.len() + schedules.len();
+    if count <= NESTED_FROM {
+        for event in events {
+            let pattern = json!({"source": ["loopy"], "detail-type": [event]});
+            let about = format!("Hands {event} to the events queue");
+            let id = logical_id("Rule", event);
+            template.resource(id, "AWS::Events::Rule", rule(&about, &pattern))?;
+        }
+        for piece in schedules {
+            template.resource(piece.id, piece.kind, piece.properties)?;
+        }
+        return Ok(());
+    }
+    let mut pieces = shared_rules(&events)?;
+    pieces.extend(schedules);
+    nest(template, pieces, assets)
+}
+
+fn rule(about: &str, pattern: &Value) -> Value {
+    json!({
+        "Description": about,
+        "EventBusName": {"Ref": "EventBus"},
+        "EventPattern": pattern,
+        "Targets": [{
+            "Id": "events",
+            "Arn": arn("EventsQueue"),
+            "InputPath": "$.detail",
+            "DeadLetterConfig": {"Arn": arn("EventsDeadLetters")},
+        }],
+    })
+}
+
+/// A few rules for many events; which of them an event is in follows from its name.
+fn shared_rules(events: &BTreeSet<&str>) -> Result<Vec<Piece>, StackError> {
+    let mut shared: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     for event in events {
-        template.resource(
-            logical_id("Rule", event),
-            "AWS::Events::Rule",
-            json!({
-                "Description": format!("Hands {event} to the events queue"),
-                "EventBusName": {"Ref": "EventBus"},
-                "EventPattern": {"source": ["loopy"], "detail-type": [event]},
-                "Targets": [{
-                    "Id": "events",
-                    "Arn": arn("EventsQueue"),
-                    "InputPath": "$.detail",
-                    "DeadLetterConfig": {"Arn": arn("EventsDeadLetters")},
-                }],
-            }),
-        )?;
+        shared.entry(number(event, RULES)).or_default().push(event);
+    }
+    let mut pieces = Vec::new();
+    for (index, events) in shared {
+        let pattern = json!({"source": ["loopy"], "detail-type": events});
+        if pattern.to_string().len() > MAX_PATTERN {
+            return Err(StackError::TooManyEvents);
+        }
+        let key = format!("rule {index}");
+        let about = format!("Hands {} events to the events queue", events.len());
+        pieces.push(Piece {
+            id: format!("Rule{index}"),
+            kind: "AWS::Events::Rule",
+            properties: rule(&about, &pattern),
+            key,
+        });
+    }
+    Ok(pieces)
+}
+
+/// A number below `end` that a name always has.
+fn number(name: &str, end: u64) -> u64 {
+    let hash = sha256_hex(name.as_bytes());
+    u64::from_str_radix(&hash[..12], 16).unwrap_or_default() % end
+}
+
+/// Puts the pieces into stacks inside the stack.
+fn nest(
+    template: &mut Template,
+    pieces: Vec<Piece>,
+    assets: &mut BTreeMap<String, Vec<u8>>,
+) -> Result<(), StackError> {
+    let mut stacks: BTreeMap<u64, Vec<Piece>> = BTreeMap::new();
+    for piece in pieces {
+        let stack = number(&piece.key, STACKS);
+        stacks.entry(stack).or_default().push(piece);
+    }
+    for (index, pieces) in stacks {
+        if pieces.len() > MAX_RESOURCES {
+            let count = pieces.len();
+            return Err(StackError::TooLarge { count });
+        }
+        let mut parameters = Map::new();
+        let mut resources = Map::new();
+        for mut piece in pieces {
+            take_out(&mut piece.properties, &mut parameters);
+            let resource = json!({"Type": piece.kind, "Properties": piece.properties});
+            resources.insert(piece.id, resource);
+        }
+        let declared: Map<String, Value> = parameters
+            .keys()
+            .map(|name| (name.clone(), json!({"Type": "String"})))
+            .collect();
+        let nested = json!({
+            "AWSTemplateFormatVersion": "2010-09-09",
+            "Description": "A part of the triggers of a Loopy stack",
+            "Parameters": declared,
+            "Resources": resources,
+        });
+        let bytes = format!("{nested:#}\n").into_bytes();
+        let key = format!("templates/{}.yaml", sha256_hex(&bytes));
+        let url =
+            format!("https://s3.${{AWS::Region}}.${{AWS::URLSuffix}}/${{AssetsBucket}}/{key}");
+        let stack = json!({
+            "Type": "AWS::CloudFormation::Stack",
+            "Metadata": skips(&[(
+                "CKV_AWS_124",
+                "It changes with the stack around it, and whoever changes that is told",
+            )]),
+            // It holds nothing but rules and schedules.
+            "DeletionPolicy": "Delete",
+            "UpdateReplacePolicy": "Delete",
+            "Properties": {"TemplateURL": {"Fn::Sub": url}, "Parameters": parameters},
+        });
+        assets.insert(key, bytes);
+        template.add("Resources", format!("Triggers{index}"), stack)?;
     }
     Ok(())
 }
 
+/// Replaces what the properties name of the stack around by parameters, and collects
+/// what these are given.
+fn take_out(value: &mut Value, parameters: &mut Map<String, Value>) {
+    match value {
+        Value::Object(members) if members.len() == 1 => {
+            let name = match (members.get("Ref"), members.get("Fn::GetAtt")) {
+                (Some(Value::String(name)), _) => Some(name.clone()),
+                (_, Some(Value::Array(path))) => {
+                    let parts = path.iter().filter_map(Value::as_str);
+                    Some(parts.collect::<String>())
+                }
+                _ => None,
+            };
+            match name {
+                Some(name) => {
+                    let outer = std::mem::replace(value, json!({"Ref": name}));
+                    parameters.insert(name, outer);
+                }
+                None => members
+                    .values_mut()
+                    .for_each(|value| take_out(value, parameters)),
+            }
+        }
+        Value::Object(members) => {
+            members
+                .values_mut()
+                .for_each(|value| take_out(value, parameters));
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|value| take_out(value, parameters)),
+        _ => {}
+    }
+}
+
 /// Schedules of cron triggers and polls.
-pub(super) fn add_schedules(
-    template: &mut Template,
-    manifest: &Manifest,
-) -> Result<(), StackError> {
+fn schedules(manifest: &Manifest) -> Result<Vec<Piece>, StackError> {
+    let mut pieces = Vec::new();
     for workflow in manifest.workflows.values() {
         let Some(step) = workflow
             .entry
@@ -68,15 +230,14 @@ pub(super) fn add_schedules(
             });
             let zone = tz.as_deref().unwrap_or("UTC");
             let about = format!("{expr} for step {}", step.id);
-            add_schedule(
-                template,
+            let of = ("Events", &message);
+            let properties = schedule_of(about, expression, Some(zone), of);
+            pieces.push(Piece {
                 id,
-                about,
-                expression,
-                Some(zone),
-                "Events",
-                &message,
-            )?;
+                kind: SCHEDULE,
+                properties,
+                key: format!("step {}", step.id),
+            });
         }
     }
     for sensor in &manifest.sensors {
@@ -91,29 +252,25 @@ pub(super) fn add_schedules(
             "kind": "poll", "sensor": sensor.name, "scheduled_at": "<aws.scheduler.scheduled-time>",
         });
         let about = format!("Every {interval} for sensor {}", sensor.name);
-        let id = logical_id("Poll", &sensor.name);
-        add_schedule(
-            template,
-            id,
-            about,
-            &expression,
-            None,
-            "Deliveries",
-            &message,
-        )?;
+        let of = ("Deliveries", &message);
+        pieces.push(Piece {
+            id: logical_id("Poll", &sensor.name),
+            kind: SCHEDULE,
+            properties: schedule_of(about, &expression, None, of),
+            key: format!("sensor {}", sensor.name),
+        });
     }
-    Ok(())
+    Ok(pieces)
 }
 
-fn add_schedule(
-    template: &mut Template,
-    id: String,
+const SCHEDULE: &str = "AWS::Scheduler::Schedule";
+
+fn schedule_of(
     about: String,
     expression: &str,
     zone: Option<&str>,
-    queue: &str,
-    message: &Value,
-) -> Result<(), StackError> {
+    (queue, message): (&str, &Value),
+) -> Value {
     let mut properties = json!({
         "Description": about,
         "GroupName": {"Ref": "ScheduleGroup"},
@@ -129,5 +286,5 @@ fn add_schedule(
     if let Some(zone) = zone {
         properties["ScheduleExpressionTimezone"] = zone.into();
     }
-    template.resource(id, "AWS::Scheduler::Schedule", properties)
+    properties
 }

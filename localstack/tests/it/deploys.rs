@@ -242,6 +242,26 @@ async fn what_lets_somebody_do_more_has_to_be_agreed_to() {
     ]);
     assert!(runs.unwrap().status.success());
 
+    // Nothing is wrong with it; what it was given up on is told.
+    let doctor = run(&deployed, &["doctor", project.path()]);
+    assert!(doctor.status.success(), "{}", said(&doctor));
+    let queue = deployed.output("StepsQueue");
+    let mut send = vec!["sqs", "send-message", "--queue-url", &queue];
+    send.extend(["--message-body", "{}"]);
+    deployed.account.aws(&send);
+    eventually("the poison to be told", LONG, async || {
+        let doctor = run(&deployed, &["doctor", project.path()]);
+        let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let expected = "warning: stack approvals: 1 messages were given up";
+        if told.contains(expected) && doctor.status.success() {
+            Ok(())
+        } else {
+            Err(told)
+        }
+    })
+    .await
+    .unwrap();
+
     // Somebody turns a queue's time down by hand.
     let clean = run(&deployed, &["drift", project.path()]);
     assert!(clean.status.success(), "{}", said(&clean));

@@ -12,6 +12,7 @@ mod fargate;
 mod forms;
 mod here;
 mod hostile;
+mod large;
 mod machine;
 mod orders;
 mod plain;

@@ -1,0 +1,83 @@
+//! A project of a thousand workflows in a stack.
+
+use crate::around::sandboxes;
+use crate::stack::Deployed;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_thousand_workflows_are_deployed_and_the_last_one_runs() {
+    let daytona = sandboxes("/usr/bin:/bin");
+    let project = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = project.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let mut registry = "sandboxes:
+  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
+agents:
+  Shell: { harness: command, sandbox: Cloud }
+events:
+"
+    .to_owned();
+    for n in 0..1000 {
+        registry.push_str(&format!("  Go{n}: {{ n: int }}\n"));
+        let step = format!("---\non: Go{n}\nagent: Shell\n---\ntrue\n");
+        write(&format!("workflows/w{n}/go.md"), &step);
+    }
+    write("registry.yml", &registry);
+    let sensor = "from loopy import sensor\n\n\n@sensor(webhook=\"/hooks/go\", emits=\"Go999\", verify=\"none\")\n\
+                  def go(request):\n    return {\"n\": 999}\n";
+    write("sensors/go.py", sensor);
+    let own = format!(
+        "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
+        daytona.key(),
+        daytona.url()
+    );
+    write("loopy.env", &own);
+
+    let deployed = Deployed::nothing("large");
+    let folder = project.path().to_str().unwrap();
+    let output = deployed.deploy(folder, &["--yes"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let bus = deployed.output("Bus");
+    let rules = deployed
+        .account
+        .aws(&["events", "list-rules", "--event-bus-name", &bus]);
+    let rules = rules["Rules"].as_array().unwrap();
+    // One of a thousand would be more than a bus has.
+    assert!(!rules.is_empty() && rules.len() <= 64, "{}", rules.len());
+    let named: usize = rules
+        .iter()
+        .map(|rule| {
+            let pattern: Value =
+                serde_json::from_str(rule["EventPattern"].as_str().unwrap()).unwrap();
+            pattern["detail-type"].as_array().unwrap().len()
+        })
+        .sum();
+    assert_eq!(named, 1000);
+
+    let url = format!("{}hooks/go", deployed.address("WebhookUrl"));
+    let answer = reqwest::Client::new()
+        .post(url)
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 202);
+    let runs = deployed.runs_over(1).await;
+    assert_eq!(runs[0]["workflow"], "w999");
+    assert_eq!(
+        deployed.show(&runs[0])["event"]["fields"],
+        json!({ "n": 999 })
+    );
+
+    // Nothing has changed, so nothing is done.
+    let second = deployed.deploy(folder, &["--yes"]);
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(
+        second.status.success() && said.contains("nothing to change"),
+        "{said}"
+    );
+}
