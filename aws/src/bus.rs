@@ -1,6 +1,7 @@
 //! Events on EventBridge. The detail of an entry is the message that the
 //! events queue receives, so a rule's target passes `$.detail` on as it is.
 
+use crate::claims::Claims;
 use crate::env::{Environment, var};
 use crate::error::failed;
 use crate::queues::wire;
@@ -22,14 +23,16 @@ pub const MAX_ENTRY_BYTES: usize = 1024 * 1024;
 #[derive(Clone)]
 pub struct EventBus {
     client: Client,
+    claims: Claims,
     environment: Arc<Environment>,
 }
 
 impl EventBus {
-    /// The bus that `environment` names.
-    pub fn new(client: Client, environment: Arc<Environment>) -> Self {
+    /// The bus that `environment` names. What is too long for it goes by `claims`.
+    pub fn new(client: Client, claims: Claims, environment: Arc<Environment>) -> Self {
         Self {
             client,
+            claims,
             environment,
         }
     }
@@ -42,6 +45,7 @@ impl Bus for EventBus {
         let bus = self.environment.required(var::BUS)?;
         let detail =
             wire(&Message::Event(event.clone())).map_err(|error| PortError::new(&what, error))?;
+        let detail = self.claims.check_in(detail).await?;
         let bytes = SOURCE.len() + event.name.len() + detail.len();
         if bytes > MAX_ENTRY_BYTES {
             return Err(PortError::new(

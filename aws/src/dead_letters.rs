@@ -1,5 +1,7 @@
 //! What was given up: the dead-letter queues, read and emptied by people.
 
+use crate::claims::Claims;
+use crate::config::s3_client;
 use crate::env::Environment;
 use crate::error::failed;
 use crate::queues::SqsQueues;
@@ -48,7 +50,8 @@ pub struct SqsDeadLetters {
 /// says.
 pub fn of_config(config: &SdkConfig, environment: Environment) -> (SqsQueues, SqsDeadLetters) {
     let (client, environment) = (Client::new(config), Arc::new(environment));
-    let queues = SqsQueues::new(client.clone(), Arc::clone(&environment));
+    let claims = Claims::new(s3_client(config), &environment);
+    let queues = SqsQueues::new(client.clone(), claims, Arc::clone(&environment));
     (queues, SqsDeadLetters::new(client, environment))
 }
 

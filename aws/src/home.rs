@@ -2,6 +2,7 @@
 
 use crate::assets::Assets;
 use crate::bus::EventBus;
+use crate::claims::Claims;
 use crate::config::{ConfigError, Connection, s3_client};
 use crate::direct::DirectStops;
 use crate::endpoint::function_url;
@@ -73,7 +74,11 @@ impl Home {
     /// A home over any configuration.
     pub fn new(config: SdkConfig, environment: Environment, clock: Arc<dyn Clock>) -> Self {
         let environment = Arc::new(environment);
-        let queues = SqsQueues::new(aws_sdk_sqs::Client::new(&config), Arc::clone(&environment));
+        let queues = SqsQueues::new(
+            aws_sdk_sqs::Client::new(&config),
+            Claims::new(s3_client(&config), &environment),
+            Arc::clone(&environment),
+        );
         Self {
             config,
             environment,
@@ -161,6 +166,7 @@ impl Home {
             queues: Arc::clone(&queues),
             bus: Arc::new(EventBus::new(
                 aws_sdk_eventbridge::Client::new(&self.config),
+                Claims::new(s3_client(&self.config), &self.environment),
                 Arc::clone(&self.environment),
             )),
             timers: Arc::new(SchedulerTimers::new(

@@ -3,6 +3,7 @@
 
 pub mod assets;
 pub mod bus;
+pub mod claims;
 pub mod config;
 pub mod dead_letters;
 pub mod direct;

@@ -1,5 +1,6 @@
 //! The four queues and their dead-letter queues in SQS.
 
+use crate::claims::Claims;
 use crate::env::Environment;
 use crate::error::failed;
 use async_trait::async_trait;
@@ -21,16 +22,27 @@ const MAX_REASON_CHARS: usize = 2000;
 #[derive(Clone)]
 pub struct SqsQueues {
     client: Client,
+    claims: Claims,
     environment: Arc<Environment>,
 }
 
 impl SqsQueues {
     /// The queues that `environment` names.
-    pub fn new(client: Client, environment: Arc<Environment>) -> Self {
+    /// What is too long for them goes by `claims`.
+    pub fn new(client: Client, claims: Claims, environment: Arc<Environment>) -> Self {
         Self {
             client,
+            claims,
             environment,
         }
+    }
+
+    /// What a received message says, whether it came itself or by a claim.
+    ///
+    /// # Errors
+    /// When what it claims cannot be read; the message has to come again.
+    pub async fn redeem(&self, body: String) -> Result<String, PortError> {
+        self.claims.redeem(body).await
     }
 
     /// Has a received message come again after `delay`, in place of the queue's
@@ -67,6 +79,7 @@ impl SqsQueues {
         body: &str,
         delay: Duration,
     ) -> Result<(), PortError> {
+        let body = self.claims.check_in(body.to_owned()).await?;
         self.client
             .send_message()
             .queue_url(self.environment.queue_url(queue)?)
@@ -94,10 +107,12 @@ impl Queues for SqsQueues {
         if delay.subsec_nanos() > 0 {
             seconds += 1;
         }
+        let body = wire(message).map_err(|error| PortError::new(&what, error))?;
+        let body = self.claims.check_in(body).await?;
         self.client
             .send_message()
             .queue_url(self.environment.queue_url(queue)?)
-            .message_body(wire(message).map_err(|error| PortError::new(&what, error))?)
+            .message_body(body)
             .delay_seconds(i32::try_from(seconds).unwrap_or(i32::MAX))
             .message_group_id(group(message))
             .send()
@@ -118,7 +133,7 @@ impl Queues for SqsQueues {
         self.client
             .send_message()
             .queue_url(self.environment.dead_letter_url(queue)?)
-            .message_body(body)
+            .message_body(self.claims.check_in(body.to_owned()).await?)
             .message_attributes("reason", attribute(&printable(reason))?)
             .message_attributes("queue", attribute(queue.name())?)
             .send()

@@ -66,7 +66,14 @@ pub async fn process(
         let body = fargate::ended(&record.body)
             .and_then(|message| wire(&message).ok())
             .unwrap_or(record.body);
-        if engine.process(queue, &body).await.is_ok() {
+        let outcome = match queues.redeem(body.clone()).await {
+            Ok(whole) => engine.process(queue, &whole).await.is_ok(),
+            Err(error) => {
+                tracing::error!(%error, "a message cannot be read");
+                false
+            }
+        };
+        if outcome {
             return Ok(None);
         }
         let delay = redelivery_delay(record.attributes.receives.parse().unwrap_or(1));

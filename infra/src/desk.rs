@@ -43,12 +43,13 @@ pub async fn desk(config: &SdkConfig, stack: &str) -> Result<Desk, DeployError> 
             urls.push((variable.to_owned(), url));
         }
     }
-    let environment: Environment = urls.into_iter().collect();
-    let (queues, dead_letters) = dead_letters::of_config(config, environment);
     let bucket = outputs.remove(BUCKET).ok_or(DeployError::NotOurs {
         stack: stack.to_owned(),
         output: BUCKET,
     })?;
+    urls.push((var::STATE_BUCKET.to_owned(), bucket.clone()));
+    let environment: Environment = urls.into_iter().collect();
+    let (queues, dead_letters) = dead_letters::of_config(config, environment);
     Ok(Desk {
         store,
         queues,

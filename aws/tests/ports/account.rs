@@ -10,6 +10,8 @@ use aws_sdk_dynamodb::types::{
     ProjectionType, ScalarAttributeType,
 };
 use aws_sdk_sqs::types::{Message as Received, QueueAttributeName};
+use loopy_aws::claims::Claims;
+use loopy_aws::config::s3_client;
 use loopy_aws::env::{Environment, var};
 use loopy_aws::{Connection, SqsQueues};
 use loopy_engine::message::QueueName;
@@ -66,8 +68,13 @@ impl Account {
     pub(crate) fn queues(&self) -> Arc<SqsQueues> {
         Arc::new(SqsQueues::new(
             aws_sdk_sqs::Client::new(&self.config),
+            self.claims(),
             self.shared_environment(),
         ))
+    }
+
+    pub(crate) fn claims(&self) -> Claims {
+        Claims::new(s3_client(&self.config), &self.environment())
     }
 
     pub(crate) async fn make_table(&mut self) -> String {

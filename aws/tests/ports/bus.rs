@@ -9,7 +9,7 @@ use loopy_aws::env::var;
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::EventId;
 use loopy_engine::message::{Message, QueueName};
-use loopy_engine::ports::Bus;
+use loopy_engine::ports::{Bus, Queues};
 use serde_json::{Map, json};
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn an_event_with_a_subscriber_reaches_the_queue_as_a_message() {
         .unwrap();
     account.set(var::BUS, "loopy-bus");
 
-    let bus = EventBus::new(client, account.shared_environment());
+    let bus = EventBus::new(client, account.claims(), account.shared_environment());
     let sent = event("PullRequest", "quotes \" and \u{ffff}");
     bus.publish(&event("Unheard", "x")).await.unwrap();
     bus.publish(&sent).await.unwrap();
@@ -88,11 +88,11 @@ async fn an_event_with_a_subscriber_reaches_the_queue_as_a_message() {
 }
 
 #[tokio::test]
-async fn an_event_past_the_size_limit_is_refused_with_its_size() {
+async fn an_event_past_the_size_limit_without_a_bucket_is_refused_with_its_size() {
     let mut account = Account::open().await;
     account.set(var::BUS, "loopy-bus");
     let client = aws_sdk_eventbridge::Client::new(&account.config);
-    let bus = EventBus::new(client, account.shared_environment());
+    let bus = EventBus::new(client, account.claims(), account.shared_environment());
     let big = event("Big", &"x".repeat(1024 * 1024));
     let error = bus.publish(&big).await.unwrap_err().to_string();
     assert!(error.contains("publish Big evt-1"), "{error}");
@@ -100,10 +100,44 @@ async fn an_event_past_the_size_limit_is_refused_with_its_size() {
 }
 
 #[tokio::test]
+async fn a_large_event_travels_by_a_claim_and_arrives_whole() {
+    let mut account = Account::open().await;
+    account.set(var::BUS, "loopy-bus");
+    let bucket = account.make_state_bucket().await;
+    account.set(var::STATE_BUCKET, &bucket);
+    for queue in [QueueName::Events, QueueName::Steps] {
+        account.make_queue(queue).await;
+    }
+    let queues = account.queues();
+    let url = account
+        .environment()
+        .queue_url(QueueName::Events)
+        .unwrap()
+        .to_owned();
+    // Larger than anything that travels, and one that just does.
+    for (length, by_claim) in [(3 * 1024 * 1024, true), (100 * 1024, false)] {
+        let sent = Message::Event(event("Big", &"ü".repeat(length / 2)));
+        queues.send(&sent, Duration::ZERO).await.unwrap();
+        let body = account
+            .next_body(&url, Duration::from_secs(10))
+            .await
+            .unwrap();
+        assert_eq!(body.len() < 100, by_claim, "{} bytes travel", body.len());
+        let whole = queues.redeem(body).await.unwrap();
+        assert_eq!(serde_json::from_str::<Message>(&whole).unwrap(), sent);
+    }
+    // What a stranger writes is no claim: messages have a kind.
+    let other = r#"{"claim":"x","kind":"event"}"#.to_owned();
+    assert_eq!(queues.redeem(other.clone()).await.unwrap(), other);
+    let gone = format!(r#"{{"claim":"{}"}}"#, "0".repeat(64));
+    assert!(queues.redeem(gone).await.is_err());
+}
+
+#[tokio::test]
 async fn a_bus_that_is_not_configured_is_named() {
     let account = Account::open().await;
     let client = aws_sdk_eventbridge::Client::new(&account.config);
-    let bus = EventBus::new(client, account.shared_environment());
+    let bus = EventBus::new(client, account.claims(), account.shared_environment());
     let error = bus.publish(&event("Go", "x")).await.unwrap_err();
     assert!(error.to_string().contains("LOOPY_BUS"), "{error}");
 }

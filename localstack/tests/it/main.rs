@@ -4,6 +4,7 @@
 
 mod around;
 mod binaries;
+mod burst;
 mod clock;
 mod deployed;
 mod deploys;

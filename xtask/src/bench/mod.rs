@@ -18,6 +18,7 @@ use crate::emulator::Emulator;
 use crate::error::Error;
 use crate::http::{self, Response};
 use crate::process;
+use crate::suite;
 use crate::workspace::Workspace;
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -43,6 +44,9 @@ pub(crate) enum Part {
     Sandboxes,
     /// What a step calls of AWS, and what that costs.
     Calls,
+    /// A thousand deliveries at once at the public address of a stack. Not among all: the
+    /// same test runs with all tests.
+    Deliveries,
     /// A burst of events in a stack. Not among all: it takes its time.
     Load,
     /// Durable runs beside those of another engine, which is installed first. Not among
@@ -76,6 +80,10 @@ pub(crate) fn run(workspace: &Workspace, part: Option<Part>) -> Result<(), Error
             Part::Handoff => handoff::run(workspace)?,
             Part::Sandboxes => sandboxes::run(workspace)?,
             Part::Calls => calls::run(workspace)?,
+            Part::Deliveries => suite::test(
+                workspace,
+                &["-p", "loopy-localstack", "--no-capture", "burst"].map(str::to_owned),
+            )?,
             Part::Load => load::run(workspace)?,
             Part::Peers => peers::run(workspace)?,
         }
