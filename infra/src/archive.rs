@@ -1,7 +1,7 @@
 //! Zip files that are the same bytes for the same content, so that code is
 //! uploaded, and a function changed, only when the code did.
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
@@ -29,6 +29,21 @@ pub(crate) fn pack(mut entries: Vec<Entry<'_>>) -> std::io::Result<Vec<u8>> {
         zip.write_all(entry.bytes)?;
     }
     Ok(zip.finish()?.into_inner())
+}
+
+/// The program in a function's zip.
+///
+/// # Errors
+/// A sentence: it is no zip, or has no `bootstrap`.
+pub(crate) fn bootstrap_of(zip: &[u8]) -> Result<Vec<u8>, String> {
+    let mut archive = zip::ZipArchive::new(Cursor::new(zip)).map_err(|error| error.to_string())?;
+    let mut file = archive
+        .by_name("bootstrap")
+        .map_err(|_| "it holds no file `bootstrap`".to_owned())?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use crate::archive::{self, Entry};
 use crate::stack::{Architecture, BINARIES, Binaries};
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -99,7 +98,7 @@ pub fn read_folder(folder: &Path, architecture: Architecture) -> Result<Binaries
     for name in BINARIES {
         let path = folder.join(format!("{name}.zip"));
         let zip = read(&path)?;
-        let bootstrap = bootstrap_of(&zip).map_err(|why| BinariesError::Zip {
+        let bootstrap = archive::bootstrap_of(&zip).map_err(|why| BinariesError::Zip {
             path: path.clone(),
             why,
         })?;
@@ -234,17 +233,6 @@ fn read(path: &Path) -> Result<Vec<u8>, BinariesError> {
         path: path.to_owned(),
         source,
     })
-}
-
-pub(crate) fn bootstrap_of(zip: &[u8]) -> Result<Vec<u8>, String> {
-    let mut archive = zip::ZipArchive::new(Cursor::new(zip)).map_err(|error| error.to_string())?;
-    let mut file = archive
-        .by_name("bootstrap")
-        .map_err(|_| "it holds no file `bootstrap`".to_owned())?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    Ok(bytes)
 }
 
 /// By the machine field of the ELF header. A function built for another

@@ -7,6 +7,7 @@ mod drift;
 mod error;
 mod health;
 mod history;
+mod parameters;
 mod repair;
 mod versions;
 
@@ -19,7 +20,6 @@ pub use versions::open_runs;
 use crate::assets::{Bucket, bucket_name};
 use crate::events::{self, Progress, explain};
 use crate::images;
-use crate::parameters;
 use crate::secrets::{Values, lacking};
 use crate::stack::{Asset, Needs, Stack};
 use aws_config::SdkConfig;

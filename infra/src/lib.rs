@@ -13,7 +13,6 @@ pub mod emit;
 mod events;
 pub mod images;
 mod packages;
-mod parameters;
 pub mod preflight;
 mod publish;
 pub mod schedule;

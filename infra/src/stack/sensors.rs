@@ -4,7 +4,6 @@
 
 use super::{Binaries, SHELL, StackError, Template, arn, content, read_secret, secret_arn};
 use crate::archive::{self, Entry};
-use crate::binaries::bootstrap_of;
 use crate::packages::Packages;
 use loopy_aws::env::var;
 use loopy_contract::ids::sha256_hex;
@@ -68,7 +67,7 @@ fn packed(language: Language, code: &Code<'_>) -> Result<Vec<u8>, StackError> {
         Language::Shell => {
             let zip = code.binaries.functions.get(SHELL);
             let zip = zip.ok_or(StackError::MissingFunction(SHELL))?;
-            bootstrap = bootstrap_of(zip).map_err(std::io::Error::other)?;
+            bootstrap = archive::bootstrap_of(zip).map_err(std::io::Error::other)?;
             ("bootstrap", bootstrap.as_slice())
         }
     };

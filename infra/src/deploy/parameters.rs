@@ -1,13 +1,13 @@
 //! The values of the template's parameters: those that are given, those the stack has
 //! been given before, and what an account can spare for the public functions.
 
-use crate::deploy::DeployError;
+use super::error::DeployError;
 use aws_sdk_cloudformation::types::{Parameter, Stack as Described};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The bucket with the assets, which the deployment says itself.
-pub(crate) const BUCKET: &str = "AssetsBucket";
+pub(super) const BUCKET: &str = "AssetsBucket";
 const PUBLIC: &str = "PublicConcurrency";
 
 /// What each public function gets of an account that can spare it.
@@ -19,7 +19,7 @@ const REMAINING: i32 = 100;
 ///
 /// # Errors
 /// The template cannot be read.
-pub(crate) fn names(template: &str) -> Result<Vec<String>, DeployError> {
+pub(super) fn names(template: &str) -> Result<Vec<String>, DeployError> {
     let template: Value =
         serde_saphyr::from_str(template).map_err(|error| DeployError::Service {
             what: "read the template".to_owned(),
@@ -36,7 +36,7 @@ pub(crate) fn names(template: &str) -> Result<Vec<String>, DeployError> {
 ///
 /// # Errors
 /// [`DeployError::Parameter`].
-pub(crate) fn check(names: &[String], given: &BTreeMap<String, String>) -> Result<(), DeployError> {
+pub(super) fn check(names: &[String], given: &BTreeMap<String, String>) -> Result<(), DeployError> {
     let known: Vec<String> = names
         .iter()
         .filter(|name| *name != BUCKET)
@@ -54,7 +54,7 @@ pub(crate) fn check(names: &[String], given: &BTreeMap<String, String>) -> Resul
 /// Reserves a part of the account's concurrency for the public functions of a new
 /// stack, when nothing else was said and the account has enough. One that may run only
 /// a few functions at once, as new accounts do, would refuse the stack.
-pub(crate) async fn reserve(lambda: &aws_sdk_lambda::Client, given: &mut BTreeMap<String, String>) {
+pub(super) async fn reserve(lambda: &aws_sdk_lambda::Client, given: &mut BTreeMap<String, String>) {
     if given.contains_key(PUBLIC) {
         return;
     }
@@ -73,7 +73,7 @@ pub(crate) async fn reserve(lambda: &aws_sdk_lambda::Client, given: &mut BTreeMa
 }
 
 /// The parameters for a change; what is left out has its default.
-pub(crate) fn all(
+pub(super) fn all(
     names: &[String],
     current: Option<&Described>,
     given: &BTreeMap<String, String>,
