@@ -34,6 +34,16 @@ pub(crate) enum Arch {
     Arm64,
 }
 
+impl Arch {
+    /// What was asked for, or what it is without.
+    pub(crate) fn architecture(asked: Option<Self>) -> Architecture {
+        match asked {
+            None | Some(Self::X86_64) => Architecture::X86_64,
+            Some(Self::Arm64) => Architecture::Arm64,
+        }
+    }
+}
+
 /// Arguments of `loopy compile` about the stack.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Emit {
@@ -132,10 +142,7 @@ pub(crate) fn has_sensor_env(project: &Path) -> bool {
 }
 
 fn binaries(code: &Code) -> Result<Binaries, EmitError> {
-    let architecture = match code.arch {
-        None | Some(Arch::X86_64) => Architecture::X86_64,
-        Some(Arch::Arm64) => Architecture::Arm64,
-    };
+    let architecture = Arch::architecture(code.arch);
     if let Some(folder) = &code.functions {
         return Ok(loopy_infra::read_folder(folder, architecture)?);
     }

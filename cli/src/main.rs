@@ -7,6 +7,7 @@
 
 mod cache;
 mod compile;
+mod cost;
 mod deploy;
 mod destroy;
 mod diagnostics;
@@ -82,6 +83,8 @@ enum Command {
     Drift(drift::Arguments),
     /// Take a deployed stack down
     Destroy(destroy::Arguments),
+    /// What a project will cost in an AWS account
+    Cost(cost::Arguments),
     /// Where deliveries go, and telling GitHub so
     Webhooks(webhooks::Arguments),
     /// Say what is wrong with a project, or a stack, and what it lacks
@@ -161,6 +164,9 @@ enum CommandError {
     /// `loopy deploy`, `rollback`, `drift` or `destroy` broke off.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
+    /// `loopy cost` broke off.
+    #[error(transparent)]
+    Cost(#[from] cost::CostError),
     /// `loopy webhooks` broke off.
     #[error(transparent)]
     Webhooks(#[from] webhooks::WebhooksError),
@@ -185,6 +191,7 @@ impl CommandError {
             Self::Events(error) => error.hint(),
             Self::Dlq(error) => error.hint(),
             Self::Deploy(error) => error.hint(),
+            Self::Cost(error) => error.hint(),
             Self::Webhooks(error) => error.hint(),
             Self::Doctor(error) => error.hint(),
             Self::Docs(error) => error.hint(),
@@ -210,6 +217,7 @@ fn main() -> ExitCode {
         Command::Rollback(arguments) => rollback::run(arguments, &terminal).map_err(Into::into),
         Command::Drift(arguments) => drift::run(arguments, &terminal).map_err(Into::into),
         Command::Destroy(arguments) => destroy::run(arguments, &terminal).map_err(Into::into),
+        Command::Cost(arguments) => cost::run(arguments, &terminal).map_err(Into::into),
         Command::Webhooks(arguments) => webhooks::run(arguments, &terminal).map_err(Into::into),
         Command::Doctor(arguments) => doctor::run(arguments, &terminal).map_err(Into::into),
         Command::Docs(arguments) => docs::run(arguments, &terminal).map_err(Into::into),

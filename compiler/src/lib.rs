@@ -47,7 +47,7 @@ pub use index::{
     AgentEntry, EventEntry, FieldEntry, Index, Mention, Place, SandboxEntry, SkillEntry, StepEntry,
     Target, index, step_keys, tick_fields,
 };
-pub use nearest::did_you_mean_one;
+pub use nearest::{did_you_mean, did_you_mean_one};
 pub use outline::{BackOutline, FormsOutline, Outline, SensorOutline, StepOutline};
 pub use sources::Sources;
 

@@ -80,7 +80,7 @@ pub fn did_you_mean_one(names: &[impl AsRef<str>]) -> Option<String> {
 }
 
 /// ``did you mean `X`?`` for the nearest candidate.
-pub(crate) fn did_you_mean<'a>(
+pub fn did_you_mean<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {

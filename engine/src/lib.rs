@@ -28,8 +28,8 @@ mod unsupported;
 mod verify;
 
 pub use handlers::{
-    Answer, Engine, LAPSES, MAX_BODY_BYTES, ProcessError, ReportRequest, SubmitError, Unloadable,
-    Unloadables, WebhookRequest, check_event, keep_unloadable, unloadable,
+    Answer, Engine, LAPSES, MAX_BODY_BYTES, MAX_CASCADE_DEPTH, ProcessError, ReportRequest,
+    SubmitError, Unloadable, Unloadables, WebhookRequest, check_event, keep_unloadable, unloadable,
 };
 pub use ports::Ports;
 pub use unsupported::unsupported;

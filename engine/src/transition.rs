@@ -21,7 +21,7 @@ pub use attempt::{
     first_look, launch_token, step_seconds,
 };
 pub use begin::{Edits, again, begin};
-pub use flow::{MAX_ITEMS, WIDTH, values};
+pub use flow::{MAX_ITEMS, WIDTH, body, values};
 pub use record::cause;
 
 use crate::run::{Effect, Grant, Pending, Question, Run};

@@ -5,6 +5,7 @@
 mod archive;
 pub mod assets;
 pub mod binaries;
+pub mod cost;
 pub mod deploy;
 mod desk;
 pub mod destroy;

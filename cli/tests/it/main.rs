@@ -9,10 +9,11 @@
 
 mod cache;
 mod compile;
+mod cost;
 mod diagnostics;
 mod docker;
-mod doctor;
 mod docs;
+mod doctor;
 mod events;
 mod files;
 mod fmt;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// How many events deep a cascade may go. It bounds projects whose emitted
 /// events lead back to their own triggers.
-pub(super) const MAX_CASCADE_DEPTH: u32 = 32;
+pub const MAX_CASCADE_DEPTH: u32 = 32;
 
 /// How often the record of an event is written again when others write it in
 /// between.

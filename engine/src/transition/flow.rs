@@ -53,7 +53,7 @@ pub(super) fn after(plan: &Workflow, from: &str) -> BTreeSet<String> {
 
 /// The steps that a `loop` goes over again: from the one it leads back to, to
 /// the one that has it.
-fn body(plan: &Workflow, to: &str, from: &str) -> BTreeSet<String> {
+pub fn body(plan: &Workflow, to: &str, from: &str) -> BTreeSet<String> {
     let mut before = BTreeSet::from([from.to_owned()]);
     loop {
         let count = before.len();
