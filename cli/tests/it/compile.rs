@@ -179,18 +179,24 @@ Agent automations that live as files in a repo
 Usage: loopy <COMMAND>
 
 Commands:
-  compile  Check a project and write its manifest
-  graph    Draw how a project's workflows hang together
-  fmt      Bring the registry and the steps into one layout
-  trigger  Run what one event sets off, here and now
-  run      Serve a project on this machine
-  runs     What ran, and how it went; cancel, pause, approve, rerun
-  events   What came in, and what became of it
-  dlq      Messages that were given up, and sending them again
-  deploy   Put a project into an AWS account
-  destroy  Take a deployed stack down
-  docs     Explain what the compiler says
-  lsp      Answer an editor about the projects it has open
+  compile   Check a project and write its manifest
+  graph     Draw how a project's workflows hang together
+  fmt       Bring the registry and the steps into one layout
+  trigger   Run what one event sets off, here and now
+  run       Serve a project on this machine
+  runs      What ran, and how it went; cancel, pause, approve, rerun
+  events    What came in, and what became of it
+  replay    Have events that came in before come in again
+  dlq       Messages that were given up, and sending them again
+  deploy    Put a project into an AWS account
+  rollback  Make a stack what it was at an earlier deployment
+  drift     Where a stack, or the project, is no longer what was deployed
+  destroy   Take a deployed stack down
+  cost      What a project will cost in an AWS account
+  webhooks  Where deliveries go, and telling GitHub so
+  doctor    Say what is wrong with a project, or a stack, and what it lacks
+  docs      Explain what the compiler says
+  lsp       Answer an editor about the projects it has open
 
 Options:
   -h, --help     Print help
@@ -208,18 +214,24 @@ Agent automations that live as files in a repo
 Usage: loopy <COMMAND>
 
 Commands:
-  compile  Check a project and write its manifest
-  graph    Draw how a project's workflows hang together
-  fmt      Bring the registry and the steps into one layout
-  trigger  Run what one event sets off, here and now
-  run      Serve a project on this machine
-  runs     What ran, and how it went; cancel, pause, approve, rerun
-  events   What came in, and what became of it
-  dlq      Messages that were given up, and sending them again
-  deploy   Put a project into an AWS account
-  destroy  Take a deployed stack down
-  docs     Explain what the compiler says
-  lsp      Answer an editor about the projects it has open
+  compile   Check a project and write its manifest
+  graph     Draw how a project's workflows hang together
+  fmt       Bring the registry and the steps into one layout
+  trigger   Run what one event sets off, here and now
+  run       Serve a project on this machine
+  runs      What ran, and how it went; cancel, pause, approve, rerun
+  events    What came in, and what became of it
+  replay    Have events that came in before come in again
+  dlq       Messages that were given up, and sending them again
+  deploy    Put a project into an AWS account
+  rollback  Make a stack what it was at an earlier deployment
+  drift     Where a stack, or the project, is no longer what was deployed
+  destroy   Take a deployed stack down
+  cost      What a project will cost in an AWS account
+  webhooks  Where deliveries go, and telling GitHub so
+  doctor    Say what is wrong with a project, or a stack, and what it lacks
+  docs      Explain what the compiler says
+  lsp       Answer an editor about the projects it has open
 
 Options:
   -h, --help     Print help

@@ -112,7 +112,7 @@ printf '{"output": {"note": "%s"}}' "{{ event.note }}" > "$LOOPY_OUTPUT""#,
 agent: Shell
 concurrency: { key: event.repo, limit: 1, strategy: queue }
 ---
-sleep 2",
+sleep 6",
     ),
     (
         "slow/wait",
