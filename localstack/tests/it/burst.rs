@@ -25,9 +25,9 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// Kinds whose events are looked at and start nothing.
 const LOOKED_AT: [(&str, &str); 4] = [
-    ("issues", "Github.Issues"),
+    ("check_run", "Github.CheckRun"),
+    ("issues", "Github.Issue"),
     ("pull_request", "Github.PullRequest"),
-    ("push", "Github.Push"),
     ("workflow_run", "Github.WorkflowRun"),
 ];
 
@@ -73,6 +73,7 @@ fn deliveries() -> Vec<Delivery> {
     (0..DELIVERIES).map(of).collect()
 }
 
+#[expect(clippy::print_stderr, reason = "the times are for whoever asks for them")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_deliveries_at_once_are_all_accounted_for() {
     let daytona = sandboxes("/usr/bin:/bin");
