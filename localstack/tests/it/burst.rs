@@ -73,8 +73,11 @@ fn deliveries() -> Vec<Delivery> {
     (0..DELIVERIES).map(of).collect()
 }
 
-#[expect(clippy::print_stderr, reason = "the times are for whoever asks for them")]
-#[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the times are for whoever asks for them"
+)]
+#[tokio::test]
 async fn a_thousand_deliveries_at_once_are_all_accounted_for() {
     let daytona = sandboxes("/usr/bin:/bin");
     let project = tempfile::tempdir().unwrap();
