@@ -258,8 +258,11 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         };
         if let Some((status, repair)) = deployment.settle(&progress).await? {
             let explained = format!("stack {name} is {status}: {}", repair.explained());
-            if arguments.plan || !agreed(&explained)? {
+            if arguments.plan {
                 terminal.say(&explained);
+                return Ok(Outcome::Refused);
+            }
+            if !agreed(&explained)? {
                 return Ok(Outcome::Refused);
             }
             deployment.repair(repair, &progress).await?;
@@ -334,18 +337,21 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             };
             return Err(Error::Unhealthy { problems, back });
         }
-        if !plan.is_empty() {
-            deployment.record(&stack, manifest).await?;
-        }
-        let open = open_runs(&loopy_infra::store(&config, &name).await?).await?;
-        if let Some(line) = draining(&open, &manifest.hash) {
-            terminal.say(&line);
-        }
-        let collected = deployment.collect(&open).await?;
-        if collected > 0 {
-            terminal.say(&format!(
-                "removed {collected} assets of versions that nothing needs"
-            ));
+        deployment.record(&stack, manifest).await?;
+        match open_runs(&loopy_infra::store(&config, &name).await?).await {
+            Ok(open) => {
+                if let Some(line) = draining(&open, &manifest.hash) {
+                    terminal.say(&line);
+                }
+                let collected = deployment.collect(&open).await?;
+                if collected > 0 {
+                    terminal.say(&format!(
+                        "removed {collected} assets of versions that nothing needs"
+                    ));
+                }
+            }
+            // The stack is deployed all the same.
+            Err(error) => terminal.say(&format!("kept all earlier versions: {error}")),
         }
         let text = if arguments.format.is_json() {
             let webhooks: Map<String, Value> = deployed
@@ -398,7 +404,7 @@ pub(crate) async fn go_back(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), Error> {
     let plan = deployment
-        .plan(&to.template, &BTreeMap::new(), progress)
+        .plan(&to.template, &to.parameters, progress)
         .await?;
     deployment.execute(&plan, &[], progress).await?;
     Ok(())

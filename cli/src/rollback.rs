@@ -6,7 +6,7 @@ use crate::output::{Format, Terminal};
 use crate::present;
 use clap::Args;
 use jiff::Timestamp;
-use loopy_infra::{Deployment, Progress, Record};
+use loopy_infra::{Deployment, Progress, Record, Version};
 use serde_json::json;
 
 /// Arguments of `loopy rollback`.
@@ -55,15 +55,17 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             }
             deployment.repair(repair, &progress).await?;
         }
-        let record = target(&history, arguments.to).ok_or_else(|| Error::NoRecord(name.clone()))?;
+        let before = deployment.deployed().await?;
+        let record = target(&history, before.as_ref(), arguments.to)
+            .ok_or_else(|| Error::NoRecord(name.clone()))?;
         let to = deployment.version(record).await?;
         let manifest = to.manifest.as_ref().ok_or_else(|| {
             Error::Compare("its manifest was written by another version of Loopy".to_owned())
         })?;
-        let before = deployment.deployed().await?;
         let differences = approval::differences(before.as_ref(), manifest, &to.template)?;
         terminal.say(&format!(
-            "stack {name} goes back to the deployment of {} by {}; secrets stay as they are",
+            "stack {name} goes back to the deployment of {} by {}; secrets and parameters stay \
+             as they are",
             record.at, record.by
         ));
         terminal.say(&approval::shown(&differences));
@@ -88,15 +90,16 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
     })
 }
 
-/// The one that was asked for, or the newest that differs from the present one.
-fn target(history: &[Record], to: Option<Timestamp>) -> Option<&Record> {
-    match to {
-        Some(at) => history.iter().find(|record| record.at == at),
-        None => {
-            let present = &history.first()?.template;
-            history.iter().find(|record| record.template != *present)
-        }
-    }
+/// The one that was asked for, or the newest that is not what the stack is made of now.
+fn target<'a>(
+    history: &'a [Record],
+    present: Option<&Version>,
+    to: Option<Timestamp>,
+) -> Option<&'a Record> {
+    history.iter().find(|record| match to {
+        Some(at) => record.at == at,
+        None => !present.is_some_and(|present| present.is(record)),
+    })
 }
 
 fn listed(history: &[Record], format: Format) -> String {

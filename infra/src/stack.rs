@@ -293,7 +293,8 @@ fn logical_id(prefix: &str, name: &str) -> String {
     id
 }
 
-fn capitalised(word: &str) -> String {
+/// The word with a capital letter.
+pub(crate) fn capitalised(word: &str) -> String {
     let mut chars = word.chars();
     chars.next().map_or_else(String::new, |first| {
         first.to_ascii_uppercase().to_string() + chars.as_str()

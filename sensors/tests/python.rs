@@ -85,6 +85,7 @@ def has_a_child_grow(tick):
     code = "import time; kept = [b'x' * (10 << 20) for _ in range(20)]; time.sleep(60)"
     subprocess.run(["python-child", "-c", code], executable=sys.executable)
 def naps(tick):
+    open("napping", "w").close()
     import time; time.sleep(3)
     return Go(n=1)
 def nap_pid(tick):
@@ -299,7 +300,13 @@ async fn the_worker_stays_warm_and_comes_back_when_it_dies() {
         .unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // A process that is killed is there until somebody asks how it ended.
+    let state = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    let limit = Instant::now() + LONG;
+    while std::fs::read_to_string(&state).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < limit, "it does not die");
+        tokio::task::yield_now().await;
+    }
     assert_eq!(
         bench.fields("counts", "Go", tick()).await,
         [json!({"n": 1})],
@@ -436,7 +443,11 @@ async fn a_slow_sensor_does_not_hold_up_its_neighbours() {
         begun.elapsed()
     };
     let quick = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let napping = bench.dir.path().join("napping");
+        while !napping.exists() {
+            assert!(begun.elapsed() < LONG, "it does not nap");
+            tokio::task::yield_now().await;
+        }
         bench.fields("counts", "Go", tick()).await;
         begun.elapsed()
     };

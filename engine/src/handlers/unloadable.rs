@@ -140,15 +140,18 @@ impl Engine {
     pub(super) async fn unloadable_of<'a>(
         &self,
         manifest: &Manifest,
-        sensors: impl Iterator<Item = &'a str>,
+        sensors: &[&'a str],
     ) -> Result<Option<(&'a str, String)>, PortError> {
+        // Built-in events have no code, and their deliveries need no read.
+        if sensors.is_empty() {
+            return Ok(None);
+        }
         let kept = unloadable(&*self.ports.store, manifest).await?;
         let now = self.ports.clock.now();
-        let mut sensors = sensors;
-        Ok(sensors.find_map(|sensor| {
-            let note = kept.get(sensor)?;
+        Ok(sensors.iter().find_map(|sensor| {
+            let note = kept.get(*sensor)?;
             let holds = now.duration_since(note.at) < LAPSES;
-            holds.then(|| (sensor, note.reason.clone()))
+            holds.then(|| (*sensor, note.reason.clone()))
         }))
     }
 

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::delivery_id;
 use jiff::{SignedDuration, Timestamp};
-use loopy_contract::manifest::{Manifest, Sensor, SensorTrigger, VerifyScheme};
+use loopy_contract::manifest::{Manifest, SensorSource, SensorTrigger, VerifyScheme};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -99,8 +99,8 @@ impl Engine {
             tracing::warn!(path = request.path, "too many webhook deliveries");
             return Ok(Answer::refused(429, "too many requests"));
         }
-        let listening = listening(&manifest, &request.path).map(|sensor| sensor.name.as_str());
-        if let Some((sensor, why)) = self.unloadable_of(&manifest, listening).await? {
+        let loaded: Vec<&str> = loaded(&manifest, &request.path).collect();
+        if let Some((sensor, why)) = self.unloadable_of(&manifest, &loaded).await? {
             tracing::error!(
                 path = request.path,
                 sensor,
@@ -157,11 +157,13 @@ fn header_bytes(headers: &BTreeMap<String, String>) -> usize {
         .sum()
 }
 
-/// The sensors on a path.
-fn listening<'a>(manifest: &'a Manifest, path: &'a str) -> impl Iterator<Item = &'a Sensor> {
-    manifest.sensors.iter().filter(move |sensor| {
-        matches!(&sensor.trigger, SensorTrigger::Webhook { path: on, .. } if on == path)
-    })
+/// The sensors on a path whose code has to be loaded.
+fn loaded<'a>(manifest: &'a Manifest, path: &'a str) -> impl Iterator<Item = &'a str> {
+    let sensors = manifest.sensors.iter().filter(move |sensor| {
+        sensor.source != SensorSource::Builtin
+            && matches!(&sensor.trigger, SensorTrigger::Webhook { path: on, .. } if on == path)
+    });
+    sensors.map(|sensor| sensor.name.as_str())
 }
 
 /// How deliveries to a path are verified; `None` when no sensor listens there.

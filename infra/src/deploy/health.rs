@@ -4,7 +4,7 @@
 
 use super::{DeployError, Deployment, outputs};
 use crate::events::{Progress, explain};
-use crate::stack::FUNCTIONS;
+use crate::stack::{FUNCTIONS, capitalised};
 use aws_sdk_lambda::primitives::Blob;
 use loopy_aws::endpoint::function_url;
 use std::time::{Duration, Instant};
@@ -64,11 +64,7 @@ impl Deployment {
 
     /// Hands a function of a queue an empty batch.
     async fn takes_nothing(&self, function: &str) -> Result<Option<String>, DeployError> {
-        let logical_id = {
-            let mut letters = function.chars();
-            let first = letters.next().map(|first| first.to_ascii_uppercase());
-            format!("{}{}Function", first.unwrap_or_default(), letters.as_str())
-        };
+        let logical_id = format!("{}Function", capitalised(function));
         let name = self
             .client
             .describe_stack_resource()
@@ -104,13 +100,15 @@ impl Deployment {
 async fn answers(http: &reqwest::Client, url: &str, expected: u16) -> Option<String> {
     let began = Instant::now();
     loop {
-        let problem = match http.get(url).send().await {
-            Ok(answer) if answer.status().as_u16() == expected => return None,
-            Ok(answer) => format!("{url} answers {}", answer.status()),
-            Err(error) => format!("{url} does not answer: {error}"),
-        };
         // A function that cannot start will not start in a minute either.
-        let broken = problem.contains("answers 50");
+        let (problem, broken) = match http.get(url).send().await {
+            Ok(answer) if answer.status().as_u16() == expected => return None,
+            Ok(answer) => {
+                let status = answer.status();
+                (format!("{url} answers {status}"), status.is_server_error())
+            }
+            Err(error) => (format!("{url} does not answer: {error}"), false),
+        };
         if began.elapsed() > PATIENCE || (broken && began.elapsed() > 4 * PAUSE) {
             return Some(problem);
         }

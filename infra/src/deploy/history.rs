@@ -1,13 +1,14 @@
 //! What a stack is made of now, and what it was made of before: a record of each
 //! deployment lies in the assets bucket, beside the templates and manifests it names.
 
-use super::{DeployError, Deployment, outputs};
+use super::{DeployError, Deployment, outputs, parameters};
 use crate::assets::AssetsError;
 use crate::stack::{Asset, Stack};
 use jiff::Timestamp;
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::manifest::Manifest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where the records of a stack are.
 pub(super) fn folder(stack: &str) -> String {
@@ -41,6 +42,16 @@ pub struct Version {
     pub manifest: Option<Manifest>,
     /// CloudFormation YAML.
     pub template: String,
+    /// The values of its parameters; empty for a version that is not deployed, which
+    /// goes with those that are.
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl Version {
+    /// Whether this is what a record names.
+    pub fn is(&self, record: &Record) -> bool {
+        template_key(&self.template) == record.template
+    }
 }
 
 impl Deployment {
@@ -70,6 +81,7 @@ impl Deployment {
         Ok(Some(Version {
             manifest: manifest.and_then(|bytes| Manifest::from_json(&bytes).ok()),
             template,
+            parameters: parameters::given(&stack),
         }))
     }
 
@@ -98,6 +110,7 @@ impl Deployment {
         Ok(Version {
             manifest: manifest.and_then(|bytes| Manifest::from_json(&bytes).ok()),
             template,
+            parameters: BTreeMap::new(),
         })
     }
 
@@ -120,11 +133,17 @@ impl Deployment {
         Ok(records)
     }
 
-    /// Writes down that this is what the stack is made of from now on.
+    /// Writes down that this is what the stack is made of from now on, unless that is
+    /// written down: a deployment that was cut off leaves it to the next.
     ///
     /// # Errors
-    /// [`DeployError::Assets`] when the bucket cannot be written.
+    /// [`DeployError::Assets`] when the bucket cannot be read or written.
     pub async fn record(&self, stack: &Stack, manifest: &Manifest) -> Result<(), DeployError> {
+        let history = self.history().await?;
+        let newest = history.first();
+        if newest.is_some_and(|newest| newest.template == template_key(&stack.template)) {
+            return Ok(());
+        }
         let record = Record {
             at: Timestamp::now(),
             by: self.caller.clone(),

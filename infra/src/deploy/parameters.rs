@@ -32,6 +32,16 @@ pub(super) fn names(template: &str) -> Result<Vec<String>, DeployError> {
     Ok(names.cloned().collect())
 }
 
+/// The values that a stack has, without what the deployment says itself.
+pub(super) fn given(stack: &Described) -> BTreeMap<String, String> {
+    let parameters = stack.parameters().iter();
+    let values = parameters.filter_map(|parameter| {
+        let name = parameter.parameter_key().filter(|name| *name != BUCKET)?;
+        Some((name.to_owned(), parameter.parameter_value()?.to_owned()))
+    });
+    values.collect()
+}
+
 /// Refuses what is no parameter, or not the caller's to say.
 ///
 /// # Errors

@@ -1,119 +1,12 @@
 //! The life of a stack: what a change is told as, what has to be agreed to, what is
 //! undone, and what a deployment that was cut off leaves behind.
 
-use crate::around::sandboxes;
+use crate::project::{Project, deploy, go, parameter, run, said};
 use crate::stack::{Deployed, LONG};
 use loopy_localstack::{eventually, prepared};
-use loopy_testkit::daytona::Daytona;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Output, Stdio};
-use tempfile::TempDir;
-
-const FILES: [(&str, &str); 3] = [
-    (
-        "registry.yml",
-        "sandboxes:
-  Cloud: { provider: daytona, image: { base: debian:bookworm-slim }, network: [github.com] }
-agents:
-  Shell: { harness: command, sandbox: Cloud }
-events:
-  Go: { note: str }
-",
-    ),
-    (
-        "sensors/go.py",
-        r#"from loopy import sensor
-from loopy.events import Go
-
-
-@sensor(webhook="/hooks/go", emits="Go", verify="none")
-def go(request):
-    return Go(note=request.json["note"])
-"#,
-    ),
-    (
-        "workflows/echo/say.md",
-        r#"---
-on: Go
-agent: Shell
-output:
-  said: str
----
-while [ ! -e "{{ event.note }}" ]; do sleep 0.1; done
-printf '{"output": {"said": "first"}}' > "$LOOPY_OUTPUT"
-"#,
-    ),
-];
-
-/// A project of its own and a service of sandboxes.
-struct Project {
-    folder: TempDir,
-    _daytona: Daytona,
-}
-
-impl Project {
-    fn new() -> Self {
-        let daytona = sandboxes("/usr/bin:/bin");
-        let folder = tempfile::tempdir().unwrap();
-        let own = format!(
-            "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
-            daytona.key(),
-            daytona.url()
-        );
-        let project = Self {
-            folder,
-            _daytona: daytona,
-        };
-        for (name, text) in FILES {
-            project.write(name, text);
-        }
-        project.write("loopy.env", &own);
-        project
-    }
-
-    fn path(&self) -> &str {
-        self.folder.path().to_str().unwrap()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.folder.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn replace(&self, name: &str, old: &str, new: &str) {
-        let text = std::fs::read_to_string(self.folder.path().join(name)).unwrap();
-        assert!(text.contains(old), "{name} has no {old}");
-        self.write(name, &text.replace(old, new));
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Deploys, which has to come about.
-fn deploy(deployed: &Deployed, project: &Project, more: &[&str]) -> String {
-    let output = deployed.deploy(project.path(), &[&["--yes"], more].concat());
-    assert!(output.status.success(), "{}", said(&output));
-    said(&output)
-}
-
-/// Another command about the stack.
-fn run(deployed: &Deployed, arguments: &[&str]) -> Output {
-    let arguments = [arguments, &deployed.place()].concat();
-    deployed.loopy.run(&arguments).unwrap()
-}
-
-/// Sends a delivery whose run waits for this file.
-async fn go(deployed: &Deployed, file: &Path) {
-    let url = format!("{}hooks/go", deployed.address("WebhookUrl"));
-    let body = json!({ "note": file }).to_string();
-    let answer = reqwest::Client::new().post(url).body(body).send().await;
-    assert_eq!(answer.unwrap().status(), 202);
-}
+use std::process::Stdio;
 
 #[tokio::test]
 async fn a_deploy_in_the_middle_of_a_run_leaves_it_its_version() {
@@ -292,8 +185,7 @@ async fn a_version_that_does_not_work_is_taken_back() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), broken.path().join(entry.file_name())).unwrap();
     }
-    // The watch function's program in the place of the step function's: it lacks
-    // variables there, and the start function's in that of the webhook's.
+    // The start function's program in the place of the webhook's: it lacks variables there.
     std::fs::copy(
         broken.path().join("start.zip"),
         broken.path().join("webhook.zip"),
@@ -302,13 +194,14 @@ async fn a_version_that_does_not_work_is_taken_back() {
     project.replace("workflows/echo/say.md", "first", "second");
     let mut arguments = vec!["deploy", project.path(), "--yes"];
     let folder = broken.path().to_str().unwrap();
-    arguments.extend(["--functions", folder]);
+    arguments.extend(["--functions", folder, "--set", "LogRetentionDays=7"]);
     let output = run(&deployed, &arguments);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("function webhook:"), "{text}");
     assert!(text.contains("is again what it was before"), "{text}");
     assert_eq!(deployed.output("Manifest"), manifest);
+    assert_eq!(parameter(&deployed, "LogRetentionDays"), "30");
 
     let gate = project.folder.path().join("gate");
     std::fs::write(&gate, "").unwrap();
@@ -357,56 +250,19 @@ async fn a_deploy_that_was_cut_off_is_mended_by_the_next() {
         child.wait().unwrap();
     }
     deploy(&deployed, &project, &[]);
+    // It is written down, whoever of them carried it out, and once.
+    let list = run(&deployed, &["rollback", "--list", "--json"]);
+    let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    let manifests: Vec<&Value> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| &record["manifest"])
+        .collect();
+    assert_eq!(manifests, [&json!(deployed.output("Manifest"))]);
     let gate = project.folder.path().join("gate");
     std::fs::write(&gate, "").unwrap();
     go(&deployed, &gate).await;
     let runs = deployed.runs_over(1).await;
     assert_eq!(runs[0]["status"], "succeeded");
-}
-
-#[tokio::test]
-async fn a_stack_that_never_stood_is_made_anew() {
-    let project = Project::new();
-    let deployed = Deployed::nothing("never-stood");
-    let template = project.folder.path().join("broken.yaml");
-    // A queue that the service refuses.
-    let text = "Resources:\n  Q:\n    Type: AWS::SQS::Queue\n    Properties: { RedrivePolicy: { deadLetterTargetArn: nowhere } }\n  \
-                F:\n    Type: AWS::Lambda::Function\n    Properties: { Runtime: none }\n";
-    std::fs::write(&template, text).unwrap();
-    let body = format!("file://{}", template.display());
-    deployed.account.aws(&[
-        "cloudformation",
-        "create-stack",
-        "--stack-name",
-        deployed.stack,
-        "--template-body",
-        &body,
-    ]);
-    let status = || {
-        let found = deployed.account.aws(&[
-            "cloudformation",
-            "describe-stacks",
-            "--stack-name",
-            deployed.stack,
-        ]);
-        found["Stacks"][0]["StackStatus"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
-    eventually("the creation to fail", LONG, async || match status() {
-        status if status == "ROLLBACK_COMPLETE" => Ok(()),
-        status => Err(status),
-    })
-    .await
-    .unwrap();
-    let planned = deployed.deploy(project.path(), &["--plan"]);
-    assert_eq!(planned.status.code(), Some(1), "{}", said(&planned));
-    let text = said(&planned);
-    assert!(
-        text.contains("stack never-stood is ROLLBACK_COMPLETE: it was never completed"),
-        "{text}"
-    );
-    deploy(&deployed, &project, &[]);
-    assert_eq!(status(), "CREATE_COMPLETE");
 }

@@ -112,7 +112,7 @@ printf '{"output": {"note": "%s"}}' "{{ event.note }}" > "$LOOPY_OUTPUT""#,
 agent: Shell
 concurrency: { key: event.repo, limit: 1, strategy: queue }
 ---
-sleep 6",
+while [ ! -e \"{{ event.note }}\" ]; do sleep 0.1; done",
     ),
     (
         "slow/wait",
@@ -299,10 +299,26 @@ impl Forms {
     }
 
     async fn one_at_a_time(&self) {
-        for note in ["one", "two"] {
-            self.send("busy", json!({ "repo": "a/b", "note": note }))
+        let folder = tempfile::tempdir().unwrap();
+        let gate = folder.path().join("gate");
+        for _ in 0..2 {
+            self.send("busy", json!({ "repo": "a/b", "note": gate }))
                 .await;
         }
+        // The first one works until the second one has to wait for it.
+        eventually("one run to wait for the other", LONG, async || {
+            let found = self.deployed.runs(&["list", "--workflow", "busy"]);
+            let runs = found.as_array().unwrap().iter();
+            let shown: Vec<Value> = runs.map(|run| self.deployed.show(run)).collect();
+            let waits = |run: &Value| !lines(run, "step_throttled").is_empty();
+            match shown.iter().filter(|run| waits(run)).count() {
+                1 => Ok(()),
+                _ => Err(format!("{shown:#?}")),
+            }
+        })
+        .await
+        .unwrap();
+        std::fs::write(&gate, "").unwrap();
         let runs = self.runs("busy", "succeeded", 2).await;
         let mut times: Vec<(Timestamp, Timestamp)> = runs
             .iter()

@@ -88,16 +88,21 @@ impl Deployed {
         .unwrap()
     }
 
+    /// What CloudFormation says of the stack.
+    pub(crate) fn cloudformation(&self, command: &str, arguments: &[&str]) -> Value {
+        let about = ["cloudformation", command, "--stack-name", self.stack];
+        self.account.aws(&[&about, arguments].concat())
+    }
+
+    pub(crate) fn status(&self) -> String {
+        let found = self.cloudformation("describe-stacks", &[]);
+        let status = found["Stacks"][0]["StackStatus"].as_str().unwrap();
+        status.to_owned()
+    }
+
     /// An output of the stack.
     pub(crate) fn output(&self, name: &str) -> String {
-        let found = self.account.aws(&[
-            "cloudformation",
-            "describe-stacks",
-            "--stack-name",
-            self.stack,
-            "--query",
-            "Stacks[0].Outputs",
-        ]);
+        let found = self.cloudformation("describe-stacks", &["--query", "Stacks[0].Outputs"]);
         let outputs = found.as_array().unwrap();
         let output = outputs.iter().find(|output| output["OutputKey"] == name);
         output.unwrap()["OutputValue"].as_str().unwrap().to_owned()
@@ -110,14 +115,8 @@ impl Deployed {
 
     /// The account's own name of a resource of the stack.
     pub(crate) fn resource(&self, name: &str) -> String {
-        let found = self.account.aws(&[
-            "cloudformation",
-            "describe-stack-resource",
-            "--stack-name",
-            self.stack,
-            "--logical-resource-id",
-            name,
-        ]);
+        let named = ["--logical-resource-id", name];
+        let found = self.cloudformation("describe-stack-resource", &named);
         let id = &found["StackResourceDetail"]["PhysicalResourceId"];
         id.as_str().unwrap().to_owned()
     }
