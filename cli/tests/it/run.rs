@@ -33,6 +33,42 @@ hello	http://127.0.0.1:[PORT]/hooks/hello
 "#]]);
 }
 
+/// The example `sensors`: one of each language.
+#[test]
+fn sensors_in_three_languages_serve_beside_each_other() {
+    let project = Project::example("sensors");
+    project.write("inbox/letter", "Dear all\n\nYours\n");
+    let serving = project.serve();
+    let order = r#"{"lines": [{"item": "tea", "count": 2}, {"item": "cup", "count": 0}, {"item": "pot", "count": 1}]}"#;
+    assert_eq!(serving.post("/hooks/orders", order), 202);
+    assert_eq!(serving.post("/hooks/stock", "item=tea&left=3"), 202);
+    assert_eq!(serving.post("/hooks/stock", "item=cup&left=30"), 202);
+    project.until_succeeded(4);
+    // The letter is still there in the next turn.
+    project.write("inbox/bill", "");
+    project.until_succeeded(5);
+    let mut lines: Vec<String> = project
+        .runs()
+        .iter()
+        .map(|run| {
+            let run = project.run(run["id"].as_str().unwrap());
+            let mut steps = run["steps"].as_object().unwrap().values();
+            let step = steps.next().unwrap();
+            step["output"]["line"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    lines.sort();
+    let expected = [
+        "1 of pot packed",
+        "2 of tea packed",
+        "bill has 0 lines",
+        "letter has 3 lines",
+        "only 3 of tea left",
+    ];
+    assert_eq!(lines, expected);
+    serving.stop().code(0);
+}
+
 #[test]
 fn it_says_what_it_serves_and_that_it_ends() {
     for signal in [Signal::TERM, Signal::INT] {

@@ -63,21 +63,35 @@ impl Project {
         project
     }
 
-    /// A copy of the example.
+    /// A copy of the first example.
     pub(crate) fn hello() -> Self {
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/hello");
-        let files = [
-            "registry.yml",
-            "sensors/hello.py",
-            "workflows/greet/compose.md",
-            "workflows/greet/measure.md",
-            "workflows/record/keep.md",
-        ];
+        Self::example("hello")
+    }
+
+    /// A copy of an example.
+    pub(crate) fn example(name: &str) -> Self {
         let project = Self::of(&[]);
-        for file in files {
-            project.write(file, &fs::read_to_string(example.join(file)).unwrap());
-        }
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        project.copy(&examples.join(name), "");
         project
+    }
+
+    /// Copies a folder, without what has been made there.
+    fn copy(&self, from: &Path, to: &str) {
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let to = Path::new(to).join(&name);
+            if name.starts_with('.') || name == "__pycache__" {
+                continue;
+            }
+            if entry.file_type().unwrap().is_dir() {
+                self.copy(&entry.path(), to.to_str().unwrap());
+            } else {
+                let text = fs::read_to_string(entry.path()).unwrap();
+                self.write(to.to_str().unwrap(), &text);
+            }
+        }
     }
 
     /// The project's folder.
