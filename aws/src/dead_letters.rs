@@ -5,6 +5,7 @@ use crate::config::s3_client;
 use crate::env::Environment;
 use crate::error::failed;
 use crate::queues::SqsQueues;
+use crate::wrapped::unwrapped;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
@@ -30,7 +31,7 @@ pub struct SqsDeadLetter {
     pub id: String,
     /// Where it waited.
     pub queue: QueueName,
-    /// As it was sent.
+    /// As it was sent; a text that travelled by a claim is that text.
     pub body: String,
     /// Why it was given up.
     pub reason: String,
@@ -43,6 +44,7 @@ pub struct SqsDeadLetter {
 #[derive(Clone)]
 pub struct SqsDeadLetters {
     client: Client,
+    claims: Claims,
     environment: Arc<Environment>,
 }
 
@@ -51,16 +53,17 @@ pub struct SqsDeadLetters {
 pub fn of_config(config: &SdkConfig, environment: Environment) -> (SqsQueues, SqsDeadLetters) {
     let (client, environment) = (Client::new(config), Arc::new(environment));
     let claims = Claims::new(s3_client(config), &environment);
-    let queues = SqsQueues::new(client.clone(), claims, Arc::clone(&environment));
-    (queues, SqsDeadLetters::new(client, environment))
+    let queues = SqsQueues::new(client.clone(), claims.clone(), Arc::clone(&environment));
+    (queues, SqsDeadLetters::new(client, claims, environment))
 }
 
 impl SqsDeadLetters {
     /// The dead-letter queues that `environment` names, and the queues they
     /// belong to.
-    pub fn new(client: Client, environment: Arc<Environment>) -> Self {
+    pub fn new(client: Client, claims: Claims, environment: Arc<Environment>) -> Self {
         Self {
             client,
+            claims,
             environment,
         }
     }
@@ -80,8 +83,17 @@ impl SqsDeadLetters {
     async fn list_one(&self, queue: QueueName) -> Result<Vec<SqsDeadLetter>, PortError> {
         let received = self.receive(queue, |_| false).await?;
         self.let_go(queue, &received).await?;
-        let letters = received.iter().map(|message| letter(queue, message));
-        letters.collect()
+        let mut letters = Vec::new();
+        for message in &received {
+            let mut letter = letter(queue, message)?;
+            match self.claims.redeem(letter.body.clone()).await {
+                Ok(whole) => letter.body = whole,
+                // It may have expired. The claim is all there is then.
+                Err(error) => letter.reason = format!("{}; {error}", letter.reason),
+            }
+            letters.push(letter);
+        }
+        Ok(letters)
     }
 
     /// Sends a letter to the queue it came from, and then removes it. False when
@@ -110,13 +122,20 @@ impl SqsDeadLetters {
 
     async fn send_again(&self, queue: QueueName, message: &Message) -> Result<(), PortError> {
         let what = || format!("send a dead letter of {queue} again");
-        self.client
-            .send_message()
-            .queue_url(self.environment.queue_url(queue)?)
-            .message_body(message.body().unwrap_or_default())
-            .send()
-            .await
-            .map_err(|error| failed(what(), &error))?;
+        let body = message.body().unwrap_or_default();
+        let bodies = match unwrapped(body) {
+            Some(unwrapped) => unwrapped.bodies,
+            None => vec![body.to_owned()],
+        };
+        for body in bodies {
+            self.client
+                .send_message()
+                .queue_url(self.environment.queue_url(queue)?)
+                .message_body(body)
+                .send()
+                .await
+                .map_err(|error| failed(what(), &error))?;
+        }
         self.client
             .delete_message()
             .queue_url(self.environment.dead_letter_url(queue)?)
@@ -145,7 +164,7 @@ impl SqsDeadLetters {
                 .visibility_timeout(HIDDEN_SECONDS)
                 // Asks all servers of the queue, not just some.
                 .wait_time_seconds(1)
-                .message_attribute_names("reason")
+                .message_attribute_names("All")
                 .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
                 .send()
                 .await
@@ -189,17 +208,29 @@ fn letter(queue: QueueName, message: &Message) -> Result<SqsDeadLetter, PortErro
         .and_then(|attributes| attributes.get(&MessageSystemAttributeName::SentTimestamp))
         .and_then(|milliseconds| milliseconds.parse().ok())
         .unwrap_or_default();
-    let reason = message
-        .message_attributes()
-        .and_then(|attributes| attributes.get("reason"))
-        .and_then(|reason| reason.string_value());
+    let attribute = |name: &str| {
+        let attributes = message.message_attributes()?;
+        attributes.get(name)?.string_value().map(str::to_owned)
+    };
+    let body = message.body().unwrap_or_default();
+    let wrapped = unwrapped(body);
+    let of_bus = || match (attribute("ERROR_CODE"), attribute("ERROR_MESSAGE")) {
+        (Some(code), Some(message)) => Some(format!("{code}: {message}")),
+        (code, message) => code.or(message),
+    };
+    let reason = attribute("reason")
+        .or_else(|| wrapped.as_ref()?.reason.clone())
+        .or_else(of_bus);
+    let inside = match wrapped.map(|wrapped| wrapped.bodies).as_deref() {
+        Some([only]) => only.clone(),
+        _ => body.to_owned(),
+    };
     Ok(SqsDeadLetter {
         id: message.message_id().unwrap_or_default().to_owned(),
         queue,
-        body: message.body().unwrap_or_default().to_owned(),
+        body: inside,
         reason: reason
-            .unwrap_or("it failed too often; the function's log says why")
-            .to_owned(),
+            .unwrap_or_else(|| "it failed too often; the function's log says why".to_owned()),
         buried_at: Timestamp::from_millisecond(sent)
             .map_err(|why| PortError::new(format!("read the dead letters of {queue}"), why))?,
     })

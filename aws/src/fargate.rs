@@ -29,8 +29,8 @@ use aws_sdk_ecs::Client;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecs::operation::run_task::RunTaskError;
 use aws_sdk_ecs::types::{
-    AssignPublicIp, AwsVpcConfiguration, ContainerOverride, DesiredStatus, KeyValuePair,
-    LaunchType, NetworkConfiguration, TaskOverride,
+    AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType,
+    NetworkConfiguration, TaskOverride,
 };
 use loopy_contract::ids::{RunId, derive};
 use loopy_contract::report::launch_env;
@@ -145,7 +145,6 @@ impl Fargate {
             .list_tasks()
             .cluster(&self.place.cluster)
             .started_by(id)
-            .desired_status(DesiredStatus::Running)
             .send()
             .await
             .map_err(|error| failed(format!("look for task {id}"), &error))?;

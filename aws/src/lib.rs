@@ -22,6 +22,7 @@ pub mod sensor_code;
 pub mod store;
 pub mod timers;
 pub mod transcripts;
+mod wrapped;
 
 pub use bus::EventBus;
 pub use config::{ConfigError, Connection};

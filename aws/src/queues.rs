@@ -143,20 +143,24 @@ impl Queues for SqsQueues {
     }
 }
 
-/// The message as it travels. SQS refuses the two code points U+FFFE and
-/// U+FFFF; both can stand in a stranger's text, and only inside JSON strings,
-/// where their escapes mean the same.
+/// The message as it travels.
 ///
 /// # Errors
 /// None that a message of this type can have.
 pub fn wire(message: &Message) -> Result<String, serde_json::Error> {
-    let json = serde_json::to_string(message)?;
-    Ok(if json.contains(['\u{fffe}', '\u{ffff}']) {
+    serde_json::to_string(message).map(sendable)
+}
+
+/// JSON as SQS takes it. It refuses the two code points U+FFFE and U+FFFF; both can
+/// stand in a stranger's text, and only inside JSON strings, where their escapes mean
+/// the same.
+pub(crate) fn sendable(json: String) -> String {
+    if json.contains(['\u{fffe}', '\u{ffff}']) {
         json.replace('\u{fffe}', "\\ufffe")
             .replace('\u{ffff}', "\\uffff")
     } else {
         json
-    })
+    }
 }
 
 /// Who the message is for. In a standard queue this orders nothing; it keeps

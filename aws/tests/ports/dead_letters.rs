@@ -89,3 +89,52 @@ async fn a_letter_that_is_sent_again_is_in_its_queue_and_nowhere_else() {
     assert!(!letters.redrive("nothing").await.unwrap());
     assert_eq!(letters.list().await.unwrap().len(), 1);
 }
+
+/// EventBridge leaves its envelope there, and its reason in attributes.
+#[tokio::test]
+async fn an_event_that_a_rule_could_not_deliver_is_sent_again_as_the_queue_knows_it() {
+    let (account, letters) = account().await;
+    let environment = account.environment();
+    let message = turn("a");
+    let envelope = serde_json::json!({
+        "version": "0", "id": "7", "detail-type": "Go", "source": "loopy",
+        "account": "1", "time": "2026-01-01T00:00:00Z", "region": "x", "resources": [],
+        "detail": serde_json::from_str::<serde_json::Value>(&message).unwrap(),
+    });
+    let text = |value: &str| {
+        let attribute = aws_sdk_sqs::types::MessageAttributeValue::builder();
+        let attribute = attribute.data_type("String").string_value(value);
+        attribute.build().unwrap()
+    };
+    aws_sdk_sqs::Client::new(&account.config)
+        .send_message()
+        .queue_url(environment.dead_letter_url(QueueName::Events).unwrap())
+        .message_body(envelope.to_string())
+        .message_attributes("ERROR_CODE", text("NO_PERMISSIONS"))
+        .message_attributes("ERROR_MESSAGE", text("Lack of permissions to use the key"))
+        .send()
+        .await
+        .unwrap();
+    let found = letters.list().await.unwrap();
+    let reason = "NO_PERMISSIONS: Lack of permissions to use the key";
+    assert_eq!(found[0].reason, reason);
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(value(&found[0].body), value(&message));
+    assert!(letters.redrive(&found[0].id).await.unwrap());
+    let url = environment.queue_url(QueueName::Events).unwrap();
+    let sent = account.next_body(url, PATIENCE).await.unwrap();
+    assert_eq!(value(&sent), value(&message));
+}
+
+#[tokio::test]
+async fn a_letter_that_travelled_by_a_claim_is_shown_whole() {
+    let (account, letters) = account().await;
+    let long = turn(&"x".repeat(300_000));
+    let queues = account.queues();
+    queues
+        .bury(QueueName::Steps, &long, "no such run")
+        .await
+        .unwrap();
+    let found = letters.list().await.unwrap();
+    assert_eq!(found[0].body, long);
+}
