@@ -59,6 +59,9 @@ pub struct StandInOptions {
     pub unbuildable: BTreeSet<String>,
     /// Bodies of recorded requests that are longer are not kept, in bytes.
     pub longest_kept: usize,
+    /// The name under which others reach this machine; they are let in then. Without
+    /// it only this machine is.
+    pub here: Option<String>,
 }
 
 impl Default for StandInOptions {
@@ -70,6 +73,7 @@ impl Default for StandInOptions {
             start_delay: Duration::from_millis(300),
             unbuildable: BTreeSet::new(),
             longest_kept: MAX_BODY,
+            here: None,
         }
     }
 }
@@ -107,8 +111,8 @@ pub struct Daytona {
 }
 
 impl Daytona {
-    /// Starts the server on a free port of 127.0.0.1, in a thread of its own,
-    /// so it answers whatever the caller's runtime does.
+    /// Starts the server on a free port, of 127.0.0.1 unless others are to reach it,
+    /// in a thread of its own, so it answers whatever the caller's runtime does.
     ///
     /// # Errors
     /// When the port, the directory or the thread can't be had.
@@ -116,9 +120,13 @@ impl Daytona {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+        let (inside, outside) = match &options.here {
+            Some(here) => ("0.0.0.0", here.as_str()),
+            None => ("127.0.0.1", "127.0.0.1"),
+        };
+        let listener = std::net::TcpListener::bind((inside, 0))?;
         listener.set_nonblocking(true)?;
-        let origin = format!("http://{}", listener.local_addr()?);
+        let origin = format!("http://{outside}:{}", listener.local_addr()?.port());
         let mut random = [0_u8; 22];
         io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
         let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -48,9 +48,13 @@ enum Task {
     },
     /// Run only the end-to-end tests, against an endpoint that is running already
     E2e {
-        /// URL of the AWS-compatible endpoint
+        /// URL of the AWS-compatible endpoint, or `aws` for an account of AWS itself
         #[arg(long)]
         endpoint: String,
+        /// The name or address under which functions there reach this machine, where the
+        /// stand-ins listen [default: 127.0.0.1]
+        #[arg(long)]
+        here: Option<String>,
         /// Arguments for the test runner, such as part of a test's name
         #[arg(last = true)]
         runner_args: Vec<String>,
@@ -123,8 +127,9 @@ fn run(task: Task) -> Result<(), Error> {
         Task::Test { runner_args } => suite::test(&workspace, &runner_args),
         Task::E2e {
             endpoint,
+            here,
             runner_args,
-        } => suite::e2e(&workspace, &endpoint, &runner_args),
+        } => suite::e2e(&workspace, &endpoint, here.as_deref(), &runner_args),
         Task::Dist { arch, out } => {
             let tools = tools::prepare(&workspace)?;
             let dist = dist::build(&workspace, &tools, arch, out)?;

@@ -27,6 +27,7 @@ pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), 
         dist: &dist,
         endpoint: &emulator.endpoint(),
         enforcing: &enforcing.endpoint(),
+        here: None,
         docker: &docker,
     };
     let chosen = chosen(runner_args, &["--workspace"]);
@@ -53,13 +54,15 @@ pub(crate) fn test(workspace: &Workspace, runner_args: &[String]) -> Result<(), 
     tests.and(outcome)
 }
 
-/// Runs only the end-to-end tests, against `endpoint`.
+/// Runs only the end-to-end tests, against `endpoint`, from which this machine is
+/// reached as `here`.
 ///
 /// # Errors
 /// When a step fails; a failed test fails the runner.
 pub(crate) fn e2e(
     workspace: &Workspace,
     endpoint: &str,
+    here: Option<&str>,
     runner_args: &[String],
 ) -> Result<(), Error> {
     let tools = tools::prepare(workspace)?;
@@ -72,6 +75,7 @@ pub(crate) fn e2e(
         dist: &dist,
         endpoint,
         enforcing: &enforcing.endpoint(),
+        here,
         docker: &docker,
     };
     let chosen = chosen(runner_args, &["--package", "loopy-localstack"]);
@@ -140,6 +144,9 @@ struct Surroundings<'a> {
     endpoint: &'a str,
     /// Another one, which enforces what roles may do.
     enforcing: &'a str,
+    /// The name under which functions reach this machine, where that is another one
+    /// than theirs.
+    here: Option<&'a str>,
     docker: &'a Docker,
 }
 
@@ -185,6 +192,9 @@ impl Surroundings<'_> {
             .env("LOOPY_TEST_OPENCODE", self.tools.opencode())
             .env("LOOPY_TEST_WEBHOOKS", self.tools.webhooks())
             .env("LOOPY_TEST_DOCKER", self.docker.host());
+        if let Some(here) = self.here {
+            command.env("LOOPY_TEST_HERE", here);
+        }
         command
     }
 }

@@ -104,6 +104,7 @@ impl Around {
 pub(crate) fn sandboxes(path: &str) -> Daytona {
     Daytona::start(StandInOptions {
         env: BTreeMap::from([("PATH".to_owned(), path.to_owned())]),
+        here: std::env::var("LOOPY_TEST_HERE").ok(),
         ..StandInOptions::default()
     })
     .unwrap()
@@ -193,7 +194,8 @@ pub(crate) fn sign(secret: &str, body: &[u8]) -> String {
 
 /// An account of its own on the endpoint.
 pub(crate) struct Account {
-    pub(crate) endpoint: String,
+    /// None for AWS itself, which has one for each service.
+    pub(crate) endpoint: Option<String>,
     /// A name that is free wherever names are shared.
     pub(crate) bucket: String,
     environment: BTreeMap<String, String>,
@@ -210,7 +212,7 @@ impl Account {
         getrandom::fill(&mut random).unwrap();
         // The emulator takes an access key of 12 digits for an account.
         let account = format!("{:012}", u64::from_le_bytes(random) % 1_000_000_000_000);
-        let endpoint = prepared(variable).unwrap();
+        let endpoint = Some(prepared(variable).unwrap()).filter(|endpoint| endpoint != "aws");
         let mut environment: BTreeMap<String, String> = [
             ("AWS_ACCESS_KEY_ID", account.as_str()),
             ("AWS_SECRET_ACCESS_KEY", "secret"),
@@ -223,12 +225,28 @@ impl Account {
             environment.insert("DOCKER_HOST".to_owned(), host);
         }
         // A caller who names an endpoint may bring credentials for it.
-        environment.extend(std::env::vars().filter(|(name, _)| name.starts_with("AWS_")));
+        let callers = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
+        if endpoint.is_none() {
+            // A person's own ways in are not to be hidden by keys that are made up.
+            environment.clear();
+            environment.insert("AWS_REGION".to_owned(), "eu-west-1".to_owned());
+        }
+        environment.extend(callers);
         Self {
             bucket: format!("loopy-tests-{account}"),
             endpoint,
             environment,
         }
+    }
+
+    /// The arguments that lead a command to the endpoint.
+    pub(crate) fn place(&self) -> Vec<&str> {
+        let endpoint = self.endpoint.as_deref();
+        endpoint.map_or_else(Vec::new, |endpoint| vec!["--endpoint-url", endpoint])
+    }
+
+    pub(crate) fn region(&self) -> &str {
+        &self.environment["AWS_REGION"]
     }
 
     pub(crate) fn loopy(&self) -> Loopy {
@@ -238,10 +256,14 @@ impl Account {
     /// How a library reaches this account.
     pub(crate) async fn config(&self) -> aws_config::SdkConfig {
         let connection = loopy_aws::Connection {
-            region: Some("eu-west-1".to_owned()),
+            region: Some(self.region().to_owned()),
             profile: None,
-            endpoint_url: Some(self.endpoint.clone()),
+            endpoint_url: self.endpoint.clone(),
         };
+        let config = connection.resolve().await.unwrap();
+        if self.endpoint.is_none() {
+            return config;
+        }
         let key = |name: &str| self.environment[name].clone();
         let credentials = aws_credential_types::Credentials::new(
             key("AWS_ACCESS_KEY_ID"),
@@ -251,24 +273,29 @@ impl Account {
             "tests",
         );
         let provider = aws_credential_types::provider::SharedCredentialsProvider::new(credentials);
-        let config = connection.resolve().await.unwrap();
         config.into_builder().credentials_provider(provider).build()
     }
 
     /// The AWS command-line tool in this account.
     pub(crate) fn aws(&self, arguments: &[&str]) -> Value {
-        let output = Command::new(prepared("LOOPY_TEST_AWS").unwrap())
-            // The flag for most commands; the variable for the upload of a
-            // template, which `cloudformation deploy` gives the flag no part in.
-            .args(["--endpoint-url", &self.endpoint, "--output", "json"])
+        let mut command = Command::new(prepared("LOOPY_TEST_AWS").unwrap());
+        command
+            .args(["--output", "json"])
+            .args(self.place())
             .args(arguments)
             .env_clear()
             .envs(&self.environment)
             .env("PATH", "/usr/bin:/bin")
-            .env("AWS_DEFAULT_REGION", "eu-west-1")
-            .env("AWS_ENDPOINT_URL", &self.endpoint)
-            .output()
-            .unwrap();
+            .env("AWS_DEFAULT_REGION", self.region());
+        if let Ok(home) = std::env::var("HOME") {
+            command.env("HOME", home);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            // The flag for most commands; the variable for the upload of a template,
+            // which `cloudformation deploy` gives the flag no part in.
+            command.env("AWS_ENDPOINT_URL", endpoint);
+        }
+        let output = command.output().unwrap();
         assert!(
             output.status.success(),
             "aws {arguments:?}: {}",

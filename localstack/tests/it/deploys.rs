@@ -125,14 +125,9 @@ async fn what_lets_somebody_do_more_has_to_be_agreed_to() {
     // An environment of its own beside it.
     let output = deployed.deploy(project.path(), &["--yes", "--env", "staging"]);
     assert!(output.status.success(), "{}", said(&output));
-    let runs = deployed.loopy.run(&[
-        "runs",
-        "list",
-        "--stack",
-        "approvals-staging",
-        "--endpoint-url",
-        &deployed.account.endpoint,
-    ]);
+    let mut list = vec!["runs", "list", "--stack", "approvals-staging"];
+    list.extend(deployed.account.place());
+    let runs = deployed.loopy.run(&list);
     assert!(runs.unwrap().status.success());
 
     // Nothing is wrong with it; what it was given up on is told.

@@ -81,4 +81,19 @@ events:
         second.status.success() && said.contains("nothing to change"),
         "{said}"
     );
+
+    // What somebody does to a stack inside the stack is seen.
+    let rule = rules[0]["Name"].as_str().unwrap();
+    let named = ["--name", rule, "--event-bus-name", &bus];
+    deployed
+        .account
+        .aws(&[&["events", "disable-rule"], &named[..]].concat());
+    let mut drift = vec!["drift", folder, "--json"];
+    drift.extend(deployed.place());
+    let found = deployed.loopy.run(&drift).unwrap();
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    let changed = found["account"].as_array().unwrap();
+    assert_eq!(changed.len(), 1, "{found:#}");
+    assert_eq!(changed[0]["kind"], "AWS::Events::Rule");
+    assert_eq!(changed[0]["properties"], serde_json::json!(["/State"]));
 }

@@ -6,6 +6,7 @@ mod around;
 mod binaries;
 mod burst;
 mod clock;
+mod credentials;
 mod deployed;
 mod deploys;
 mod enforced;

@@ -71,7 +71,7 @@ async fn the_emitted_stack_works_by_plain_cloudformation() {
     }
 
     let webhook = deployed.output("WebhookUrl");
-    let webhook = loopy_aws::endpoint::function_url(&webhook, Some(&deployed.account.endpoint));
+    let webhook = loopy_aws::endpoint::function_url(&webhook, deployed.account.endpoint.as_deref());
     let url = format!("{}/hooks/github", webhook.trim_end_matches('/'));
     let delivery = Delivery::opened("33333333-cccc", None);
     assert_eq!(delivery.send(&url).await, 202);

@@ -3,7 +3,7 @@
 use crate::around::sandboxes;
 use crate::stack::Deployed;
 use loopy_testkit::daytona::Daytona;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;

@@ -20,6 +20,17 @@ pub(crate) struct Deployed {
     pub(crate) loopy: Loopy,
 }
 
+/// An account of AWS itself is left as it was found, but for what a stack keeps.
+impl Drop for Deployed {
+    fn drop(&mut self) {
+        if self.account.endpoint.is_none() {
+            let destroy = [&["destroy", "--yes"][..], &self.place()].concat();
+            let ended = self.loopy.run(&destroy).map(|output| output.status);
+            eprintln!("stack {}: {ended:?}", self.stack);
+        }
+    }
+}
+
 impl Deployed {
     /// An account without a stack.
     pub(crate) fn nothing(stack: &'static str) -> Self {
@@ -41,20 +52,15 @@ impl Deployed {
     }
 
     /// The arguments that lead a command here.
-    pub(crate) fn place(&self) -> [&str; 4] {
-        [
-            "--stack",
-            self.stack,
-            "--endpoint-url",
-            &self.account.endpoint,
-        ]
+    pub(crate) fn place(&self) -> Vec<&str> {
+        [&["--stack", self.stack][..], &self.account.place()].concat()
     }
 
     pub(crate) fn deploy(&self, project: &str, more: &[&str]) -> Output {
         let functions = prepared("LOOPY_TEST_DIST").unwrap();
         let mut arguments = vec!["deploy", project, "--stack", self.stack];
         arguments.extend(["--functions", &functions]);
-        arguments.extend(["--endpoint-url", &self.account.endpoint]);
+        arguments.extend(self.account.place());
         arguments.extend(more);
         self.loopy.run(&arguments).unwrap()
     }
@@ -63,7 +69,7 @@ impl Deployed {
         let mut all = vec!["runs"];
         all.extend(arguments);
         all.extend(["--stack", self.stack, "--json"]);
-        all.extend(["--endpoint-url", &self.account.endpoint]);
+        all.extend(self.account.place());
         self.loopy.json(&all).unwrap()
     }
 
@@ -110,7 +116,7 @@ impl Deployed {
 
     /// An output that is a function's URL, as the endpoint serves it.
     pub(crate) fn address(&self, name: &str) -> String {
-        function_url(&self.output(name), Some(&self.account.endpoint))
+        function_url(&self.output(name), self.account.endpoint.as_deref())
     }
 
     /// The account's own name of a resource of the stack.

@@ -45,7 +45,12 @@ fn change_by_hand(deployed: &Deployed, project: &Project, arguments: &[&str]) {
     let mut put = vec!["s3api", "put-object", "--bucket", &bucket];
     put.extend(["--key", "by-hand.yaml", "--body", path.to_str().unwrap()]);
     deployed.account.aws(&put);
-    let url = format!("{}/{bucket}/by-hand.yaml", deployed.account.endpoint);
+    let account = &deployed.account;
+    let host = match &account.endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => format!("https://s3.{}.amazonaws.com", account.region()),
+    };
+    let url = format!("{host}/{bucket}/by-hand.yaml");
     let found = deployed.cloudformation("describe-stacks", &[]);
     let parameters = found["Stacks"][0]["Parameters"].as_array().unwrap();
     let names = parameters
