@@ -524,6 +524,7 @@ pub(crate) fn line(event: &Progress) -> String {
         Progress::Waiting { status } => {
             format!("the stack is {status}: waiting until that is over")
         }
+        Progress::Doubt { what } => format!("warning: {what}"),
         Progress::Healthy { functions } => format!("all {functions} functions answer"),
         Progress::SecretStored { logical_id } => format!("stored the values of {logical_id}"),
     }

@@ -58,6 +58,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             kind,
             status,
             properties,
+            ..
         } in &changed
         {
             text.push_str(&format!(

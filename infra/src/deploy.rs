@@ -7,7 +7,9 @@ mod drift;
 mod error;
 mod health;
 mod history;
+mod key;
 mod parameters;
+mod quotas;
 mod repair;
 mod versions;
 
@@ -83,6 +85,8 @@ pub struct Deployment {
     s3: aws_sdk_s3::Client,
     secrets: aws_sdk_secretsmanager::Client,
     lambda: aws_sdk_lambda::Client,
+    kms: aws_sdk_kms::Client,
+    scheduler: aws_sdk_scheduler::Client,
     images: images::Clients,
     stack: String,
     account: String,
@@ -115,6 +119,8 @@ impl Deployment {
             s3: loopy_aws::config::s3_client(config),
             secrets: aws_sdk_secretsmanager::Client::new(config),
             lambda: aws_sdk_lambda::Client::new(config),
+            kms: aws_sdk_kms::Client::new(config),
+            scheduler: aws_sdk_scheduler::Client::new(config),
             images: images::Clients::new(config),
             stack: stack.to_owned(),
             account: account.to_owned(),
@@ -165,6 +171,21 @@ impl Deployment {
             });
         }
 
+        let standing = current.as_ref().filter(|_| !is_new);
+        let had = standing.map(parameters::given);
+        match &had {
+            Some(had) => parameters::lasting(had, given)?,
+            None => parameters::check_prefix(&self.stack, given)?,
+        }
+        let mut given = given.clone();
+        quotas::keep_within(&self.lambda, had.as_ref(), &mut given).await?;
+        let key = given.get("KmsKey").or_else(|| had.as_ref()?.get("KmsKey"));
+        if let Some(key) = key.filter(|key| !key.is_empty())
+            && let Some(doubt) = key::check(&self.kms, key).await?
+        {
+            progress(Progress::Doubt { what: doubt });
+        }
+
         let bucket_name = self.bucket_of(current.as_ref());
         let bucket = self.bucket(&bucket_name);
         bucket.ensure(&self.region, progress).await?;
@@ -186,11 +207,7 @@ impl Deployment {
         } else {
             ChangeSetType::Update
         };
-        let mut given = given.clone();
         given.insert(parameters::BUCKET.to_owned(), bucket_name);
-        if is_new {
-            parameters::reserve(&self.lambda, &mut given).await;
-        }
         let parameters = parameters::all(&names, current.as_ref(), &given);
         self.create_change_set(&name, &url, kind, parameters, is_new)
             .await

@@ -60,6 +60,11 @@ pub enum Progress {
         /// The stack's status.
         status: String,
     },
+    /// Something that could not be looked at, and should be.
+    Doubt {
+        /// What, and why it matters.
+        what: String,
+    },
     /// Every function answered.
     Healthy {
         /// How many there are.

@@ -151,7 +151,9 @@ fn pad(indent: usize, out: &mut String) {
 }
 
 /// Text as a plain scalar where every YAML reader takes it for text, and in
-/// double quotes (which JSON's escapes are a part of) everywhere else.
+/// double quotes (which JSON's escapes are a part of) everywhere else. What is not ASCII
+/// is escaped: CloudFormation works with it, and gives a template back with `?` in its
+/// place (aws-cloudformation/cloudformation-coverage-roadmap#814).
 fn scalar(text: &str) -> String {
     const TAKEN: [&str; 12] = [
         "true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan", "inf", "nil",
@@ -166,7 +168,16 @@ fn scalar(text: &str) -> String {
     if plain {
         text.to_owned()
     } else {
-        Value::from(text).to_string()
+        let mut quoted = String::new();
+        for char in Value::from(text).to_string().chars() {
+            let code = u32::from(char);
+            let _ = match code {
+                0..=0x7f => write!(quoted, "{char}"),
+                0x80..=0xffff => write!(quoted, "\\u{code:04x}"),
+                _ => write!(quoted, "\\U{code:08x}"),
+            };
+        }
+        quoted
     }
 }
 

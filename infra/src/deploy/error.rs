@@ -26,6 +26,40 @@ pub enum DeployError {
         /// Those there are.
         known: Vec<String>,
     },
+    /// A parameter that a stack has for good.
+    #[error(
+        "{name} cannot be changed once a stack is made: it is {}",
+        if had.is_empty() { "empty" } else { had }
+    )]
+    Lasting {
+        /// The parameter.
+        name: &'static str,
+        /// What the stack has.
+        had: String,
+    },
+    /// More than the account may have.
+    #[error("the stack {what}, and the account has {has}; its quota is {quota}")]
+    Quota {
+        /// What the stack asks for.
+        what: String,
+        /// The quota, with the code it has in Service Quotas.
+        quota: &'static str,
+        /// What there is.
+        has: String,
+    },
+    /// A key that a service may not use.
+    #[error("the policy of {key} does not let {service} do {lacks}, and every event would be lost")]
+    Key {
+        /// The key.
+        key: String,
+        /// Who may not use it.
+        service: &'static str,
+        /// The actions.
+        lacks: String,
+    },
+    /// A name that together with its prefix is too long.
+    #[error("`{0}` is too long for the names it begins: at most {MAX_STACK_NAME} with NamePrefix")]
+    Prefixed(String),
     /// The sensors' functions, or what is known of them, cannot be reached.
     #[error("cannot tell whether the sensors can be loaded: {0}")]
     Sensors(PortError),
@@ -127,6 +161,21 @@ impl DeployError {
             Self::Image { .. } => {
                 Some("mend the cause, then deploy again; --images says who builds it".to_owned())
             }
+            Self::Quota { .. } => Some(
+                "ask for more in Service Quotas, or make room; PublicConcurrency sets what is \
+                 reserved"
+                    .to_owned(),
+            ),
+            Self::Key { .. } => Some(
+                "add a statement to the key's policy; docs/deploy.md, \"Parameters\", says what \
+                 it has to allow"
+                    .to_owned(),
+            ),
+            Self::Lasting { .. } => Some(
+                "what it encrypted could no longer be read, and its timers would go with their \
+                 group: leave it out, or deploy another stack with --stack"
+                    .to_owned(),
+            ),
             Self::Secrets(_) => Some("mend the cause, then deploy again".to_owned()),
             _ => None,
         }

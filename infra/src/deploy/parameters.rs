@@ -1,20 +1,13 @@
-//! The values of the template's parameters: those that are given, those the stack has
-//! been given before, and what an account can spare for the public functions.
+//! The values of the template's parameters: those that are given, and those the stack
+//! has been given before.
 
-use super::error::DeployError;
+use super::error::{DeployError, MAX_STACK_NAME};
 use aws_sdk_cloudformation::types::{Parameter, Stack as Described};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The bucket with the assets, which the deployment says itself.
 pub(super) const BUCKET: &str = "AssetsBucket";
-const PUBLIC: &str = "PublicConcurrency";
-
-/// What each public function gets of an account that can spare it.
-const RESERVED: i32 = 50;
-/// What AWS wants to remain for all other functions.
-const REMAINING: i32 = 100;
-
 /// The names of a template's parameters.
 ///
 /// # Errors
@@ -61,25 +54,44 @@ pub(super) fn check(names: &[String], given: &BTreeMap<String, String>) -> Resul
     }
 }
 
-/// Reserves a part of the account's concurrency for the public functions of a new
-/// stack, when nothing else was said and the account has enough. One that may run only
-/// a few functions at once, as new accounts do, would refuse the stack.
-pub(super) async fn reserve(lambda: &aws_sdk_lambda::Client, given: &mut BTreeMap<String, String>) {
-    if given.contains_key(PUBLIC) {
-        return;
-    }
-    let free = match lambda.get_account_settings().send().await {
-        Ok(settings) => settings
-            .account_limit()
-            .and_then(|limit| limit.unreserved_concurrent_executions()),
-        Err(error) => {
-            tracing::info!(%error, "the account does not say how many functions it runs at once");
-            None
+/// What a stack keeps: its key, without which nothing that it encrypted can be read, and
+/// the names with which its schedules go.
+const LASTING: [&str; 2] = ["KmsKey", "NamePrefix"];
+
+/// Refuses a change of what a stack keeps once it is made.
+///
+/// # Errors
+/// [`DeployError::Lasting`].
+pub(super) fn lasting(
+    has: &BTreeMap<String, String>,
+    given: &BTreeMap<String, String>,
+) -> Result<(), DeployError> {
+    for name in LASTING {
+        let had = has.get(name).map_or("", String::as_str);
+        if given.get(name).is_some_and(|value| value != had) {
+            return Err(DeployError::Lasting {
+                name,
+                had: had.to_owned(),
+            });
         }
-    };
-    if free.is_some_and(|free| free >= 2 * RESERVED + REMAINING) {
-        given.insert(PUBLIC.to_owned(), RESERVED.to_string());
     }
+    Ok(())
+}
+
+/// Refuses a prefix that makes the names it begins too long.
+///
+/// # Errors
+/// [`DeployError::Prefixed`].
+pub(super) fn check_prefix(
+    stack: &str,
+    given: &BTreeMap<String, String>,
+) -> Result<(), DeployError> {
+    let prefix = given.get("NamePrefix").map_or("", String::as_str);
+    let name = format!("{prefix}{stack}");
+    if name.len() > MAX_STACK_NAME {
+        return Err(DeployError::Prefixed(name));
+    }
+    Ok(())
 }
 
 /// The parameters for a change; what is left out has its default.

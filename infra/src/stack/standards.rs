@@ -47,6 +47,9 @@ const OF_FUNCTIONS: [(&str, &str); 3] = [
     ),
 ];
 
+/// The policy of a role that may send traces.
+const TRACES: &str = "traces";
+
 /// Puts it to all resources that lack it.
 pub(super) fn apply(template: &mut Template) -> Result<(), StackError> {
     let mut roles = Vec::new();
@@ -82,7 +85,9 @@ pub(super) fn apply(template: &mut Template) -> Result<(), StackError> {
             _ => {}
         }
     }
-    attach(template, "TracingPolicy", &of_functions)?;
+    for role in of_functions {
+        traces(template, &role)?;
+    }
     attach(template, "KeyPolicy", &roles)
 }
 
@@ -137,6 +142,34 @@ fn tag(resource: &mut Node) -> Result<(), StackError> {
         if !tags.contains(&tag) {
             tags.push(tag);
         }
+    }
+    Ok(())
+}
+
+/// Lets a function's role send traces, whether or not they are on: Lambda refuses them
+/// to a function whose role may not, and a role that is changed together with its
+/// function may be too late.
+fn traces(template: &mut Template, role: &str) -> Result<(), StackError> {
+    let fault = || StackError::Template(format!("{role} has no policies"));
+    let policies = template.entries(&["Resources", role, "Properties"])?;
+    let (_, policies) = policies
+        .iter_mut()
+        .find(|(name, _)| name == "Policies")
+        .ok_or_else(fault)?;
+    let policies = policies.items().ok_or_else(fault)?;
+    let own = |policy: &mut Node| matches!(policy.at(&["PolicyName"]), Some(Node::Text(name)) if name == TRACES);
+    if !policies.iter_mut().any(own) {
+        policies.push(Node::from(json!({
+            "PolicyName": TRACES,
+            "PolicyDocument": {
+                "Version": "2012-10-17",
+                "Statement": [{
+                    "Effect": "Allow",
+                    "Action": ["xray:PutTraceSegments", "xray:PutTelemetryRecords"],
+                    "Resource": "*",
+                }],
+            },
+        })));
     }
     Ok(())
 }

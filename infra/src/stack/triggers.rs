@@ -73,6 +73,8 @@ fn rule(about: &str, pattern: &Value) -> Value {
     json!({
         "Description": about,
         "EventBusName": {"Ref": "EventBus"},
+        // By default it is so, but drift is only seen in what a template says.
+        "State": "ENABLED",
         "EventPattern": pattern,
         "Targets": [{
             "Id": "events",
@@ -276,6 +278,7 @@ fn schedule_of(
         "GroupName": {"Ref": "ScheduleGroup"},
         "ScheduleExpression": expression,
         "FlexibleTimeWindow": {"Mode": "OFF"},
+        "State": "ENABLED",
         "Target": {
             "Arn": arn(&format!("{queue}Queue")),
             "RoleArn": arn("ScheduleRole"),
