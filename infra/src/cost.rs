@@ -481,8 +481,8 @@ fn assumptions(manifest: &Manifest, load: &Load, traffic: &Traffic) -> Vec<Strin
         said.push("the stack is told nobody to alarm (--alarms), so it has no alarms".to_owned());
     }
     said.push(
-        "not counted: what models cost, storage, data that leaves AWS, images and the time \
-         to fetch them, files handed on, limits, debounces and approvals"
+        "not counted: what models cost, storage, data that leaves AWS, a key of your own, images \
+         and the time to fetch them, files handed on, limits, debounces and approvals"
             .to_owned(),
     );
     if let Some(day) = manifest

@@ -157,7 +157,7 @@ impl Meter {
             Self::LambdaSecondsArm => a_million("Lambda", "GB-seconds, arm", 13.3334, LAMBDA),
             Self::WriteUnits => a_million("DynamoDB", "write units", 0.625, TABLE),
             Self::ReadUnits => a_million("DynamoDB", "read units", 0.125, TABLE),
-            Self::SqsRequests => a_million("SQS", "requests", 0.4, SQS),
+            Self::SqsRequests => a_million("SQS", "requests of fair queues", 0.5, SQS),
             Self::SqsPolling => a_million("SQS", "requests of idle queues", 0.4, SQS),
             Self::BusEvents => a_million("EventBridge", "events", 1.0, BUS),
             Self::Timers => a_million("Scheduler", "schedules that fire", 1.0, BUS),

@@ -2,7 +2,7 @@
 //! only what its policies say: what the template gives is enough, and each function
 //! needs it.
 
-use crate::around::{Around, Delivery, MISLEADING};
+use crate::around::{Around, Delivery, MISLEADING, sandboxes};
 use crate::stack::{Deployed, LONG};
 use crate::story;
 use loopy_localstack::eventually;
@@ -210,5 +210,91 @@ async fn roles_let_each_function_do_its_work_and_nothing_else() {
         .await
         .unwrap_or_else(|error| panic!("{function} does without {action}: {error:?}"));
         policy.put(&policy.document);
+    }
+}
+
+/// Set off by a schedule: a step by cron, and a sensor in each language.
+const TIMED: [(&str, &str); 5] = [
+    (
+        "registry.yml",
+        "sandboxes:
+  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
+agents:
+  Shell: { harness: command, sandbox: Cloud }
+events:
+  Seen: { by: str }
+",
+    ),
+    (
+        "sensors/python.py",
+        "from loopy import sensor
+
+
+@sensor(poll=\"1m\", emits=\"Seen\")
+def python(tick):
+    return {\"by\": \"python\"}
+",
+    ),
+    (
+        "sensors/typescript.ts",
+        "export const sensorRegistry = {
+  typescript: { poll: \"1m\", emits: \"Seen\", run: () => ({ by: \"typescript\" }) },
+};
+",
+    ),
+    (
+        "sensors/shell.sh",
+        "# loopy: poll=\"1m\" emits=\"Seen\"\necho '{\"by\": \"shell\"}'\n",
+    ),
+    (
+        "workflows/nightly/tick.md",
+        "---\non: cron(\"* * * * *\")\nagent: Shell\n---\ntrue\n",
+    ),
+];
+
+#[tokio::test]
+async fn what_schedules_set_off_may_do_its_work_too() {
+    let daytona = sandboxes("/usr/bin:/bin");
+    let project = tempfile::tempdir().unwrap();
+    let own = format!(
+        "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
+        daytona.key(),
+        daytona.url()
+    );
+    for (name, text) in TIMED.into_iter().chain([("loopy.env", own.as_str())]) {
+        let file = project.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    let deployed = Deployed::nothing_enforced("timed");
+    let first = deployed.deploy(project.path().to_str().unwrap(), &["--yes"]);
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert!(first.status.success(), "{said}");
+
+    eventually("a tick", LONG, async || {
+        let runs = deployed.runs(&["list", "--workflow", "nightly", "--status", "succeeded"]);
+        match runs.as_array().unwrap().len() {
+            0 => Err(format!("{:#}", deployed.runs(&["list"]))),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    eventually("a turn of each sensor", LONG, async || {
+        let list = [
+            &["events", "list", "--event", "Seen", "--json"][..],
+            &deployed.place(),
+        ];
+        let seen = deployed.loopy.json(&list.concat()).unwrap();
+        let by = ["python", "typescript", "shell"];
+        let missing = by.iter().find(|by| !seen.to_string().contains(**by));
+        missing.map_or(Ok(()), |by| Err(format!("{by}: {seen:#}")))
+    })
+    .await
+    .unwrap();
+    let sensors = ["PythonSensors", "TypescriptSensors", "ShellSensors"];
+    for function in sensors.into_iter().chain(FUNCTIONS) {
+        let lines = deployed.logged(function, "AccessDenied");
+        assert_eq!(lines, Vec::<String>::new(), "{function}");
     }
 }

@@ -84,7 +84,7 @@ const PRICES: [Price; 13] = [
         2.0,
     ),
     price("  read units", &["dynamodb RRU"], 0.125),
-    limited(price("SQS requests", &["sqs "], 0.40), 3.0),
+    limited(price("SQS requests", &["sqs "], 0.50), 3.0),
     price("Lambda requests", &["lambda invocation "], 0.20),
     price("  GB-seconds, x86", &["lambda GB-s"], 16.6667),
     price("Scheduler, timers made and removed", &["scheduler "], 0.0),
