@@ -125,7 +125,10 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
     let mut findings = runtime.block_on(async {
         match &arguments.stack {
             None => here::look(&arguments.project, &project).await,
-            Some(name) => stack::look(name, &arguments.aws, &arguments.project, &project).await,
+            Some(name) => {
+                let (aws, folder) = (&arguments.aws, &arguments.project);
+                stack::look(name, aws, folder, &project, *terminal).await
+            }
         }
     })?;
     findings.sort_by_key(|finding| finding.level);

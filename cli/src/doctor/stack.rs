@@ -2,10 +2,11 @@
 
 use super::here::unloadable;
 use super::{DoctorError, Finding};
-use crate::deploy::{Aws, approval};
+use crate::deploy::{Aws, approval, line};
 use crate::emit;
+use crate::output::Terminal;
 use crate::project::Project;
-use loopy_infra::{DeployError, Deployment, Needs};
+use loopy_infra::{DeployError, Deployment, Needs, Progress};
 use std::path::Path;
 
 /// Looks at everything.
@@ -14,11 +15,13 @@ pub(super) async fn look(
     aws: &Aws,
     folder: &Path,
     project: &Project,
+    terminal: Terminal,
 ) -> Result<Vec<Finding>, DoctorError> {
     let config = aws.connection().resolve().await?;
     let deployment = Deployment::connect(&config, name).await?;
     let about = format!("stack {name}");
-    if let Some((status, repair)) = deployment.settle(&|_| ()).await? {
+    let progress = |event: Progress| terminal.say(&line(&event));
+    if let Some((status, repair)) = deployment.settle(&progress).await? {
         let what = format!("it is {status}: {}", repair.explained());
         return Ok(vec![
             Finding::error(about, what).hint("`loopy deploy` mends it"),
