@@ -2,7 +2,8 @@
 //! accounted for. The times are printed and hold nobody to anything;
 //! `cargo xtask bench deliveries` shows them.
 
-use crate::around::{SECRET, sandboxes, sign};
+use crate::around::{SECRET, sign};
+use crate::project::{Project, SCRIPTS};
 use crate::stack::Deployed;
 use jiff::Timestamp;
 use loopy_localstack::{eventually, prepared};
@@ -79,38 +80,23 @@ fn deliveries() -> Vec<Delivery> {
 )]
 #[tokio::test]
 async fn a_thousand_deliveries_at_once_are_all_accounted_for() {
-    let daytona = sandboxes("/usr/bin:/bin");
-    let project = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = project.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    };
-    write(
-        "registry.yml",
-        "sandboxes:
-  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
-agents:
-  Shell: { harness: command, sandbox: Cloud }
-",
-    );
+    let project = Project::of(&[("registry.yml", SCRIPTS)]);
     let step = |on: &str| format!("---\non: {on}\nagent: Shell\n---\ntrue\n");
-    write(
+    project.write(
         "workflows/opened/look.md",
         &step("Github.PullRequestOpened"),
     );
     for (kind, event) in LOOKED_AT {
         let on = format!("{{ event: {event}, when: event.sender == \"nobody at all\" }}");
-        write(&format!("workflows/{kind}/look.md"), &step(&on));
+        project.write(&format!("workflows/{kind}/look.md"), &step(&on));
     }
-    let own = format!(
-        "GITHUB_WEBHOOK_SECRET={SECRET}\nDAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
-        daytona.key(),
-        daytona.url()
+    let own = std::fs::read_to_string(project.folder.path().join("loopy.env")).unwrap();
+    project.write(
+        "loopy.env",
+        &format!("GITHUB_WEBHOOK_SECRET={SECRET}\n{own}"),
     );
-    write("loopy.env", &own);
     let deployed = Deployed::nothing("burst");
-    let output = deployed.deploy(project.path().to_str().unwrap(), &["--yes"]);
+    let output = deployed.deploy(project.path(), &["--yes"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     let url = format!("{}hooks/github", deployed.address("WebhookUrl"));

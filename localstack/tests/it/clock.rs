@@ -1,40 +1,17 @@
 //! What only time sets off in a stack: a schedule's tick, and the end of an
 //! attempt that takes too long.
 
-use crate::around::sandboxes;
+use crate::project::{GO, GOES, Project, SCRIPTS};
 use crate::stack::{Deployed, LONG};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, Zoned};
 use loopy_localstack::eventually;
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::path::Path;
 
-const FILES: [(&str, &str); 3] = [
-    (
-        "registry.yml",
-        "sandboxes:
-  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
-agents:
-  Shell: { harness: command, sandbox: Cloud }
-events:
-  Go: { note: str }
-",
-    ),
-    (
-        "sensors/go.py",
-        r#"from loopy import sensor
-from loopy.events import Go
-
-
-@sensor(webhook="/hooks/go", emits="Go", verify="none")
-def go(request):
-    return Go(note=request.json["note"])
-"#,
-    ),
-    (
-        "workflows/slow/wait.md",
-        "---
+const SLOW: (&str, &str) = (
+    "workflows/slow/wait.md",
+    "---
 on: Go
 agent: Shell
 budget:
@@ -42,8 +19,7 @@ budget:
 ---
 sleep 600
 ",
-    ),
-];
+);
 
 /// Every minute of these days, by both fields for days: two schedules, of which each
 /// fires in each minute.
@@ -69,27 +45,14 @@ printf '{{\"output\": {{\"at\": \"%s\"}}}}' \"{{{{ event.scheduled_at }}}}\" > \
 
 #[tokio::test]
 async fn schedules_fire_and_an_attempt_that_takes_too_long_is_ended() {
-    let daytona = sandboxes("/usr/bin:/bin");
-    let project = tempfile::tempdir().unwrap();
+    let registry = format!("{SCRIPTS}{GOES}");
     let tick = tick();
-    for (name, text) in FILES
-        .into_iter()
-        .chain([("workflows/nightly/tick.md", tick.as_str())])
-    {
-        let file = project.path().join(name);
-        std::fs::create_dir_all(file.parent().unwrap_or(Path::new("."))).unwrap();
-        std::fs::write(file, text).unwrap();
-    }
-    let own = format!(
-        "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
-        daytona.key(),
-        daytona.url()
-    );
-    std::fs::write(project.path().join("loopy.env"), own).unwrap();
+    let tick = ("workflows/nightly/tick.md", tick.as_str());
+    let project = Project::of(&[("registry.yml", &registry), GO, SLOW, tick]);
+    let daytona = &project.daytona;
 
     let deployed = Deployed::nothing("clock");
-    let folder = project.path().to_str().unwrap();
-    let first = deployed.deploy(folder, &["--yes", "--json"]);
+    let first = deployed.deploy(project.path(), &["--yes", "--json"]);
     let said = String::from_utf8_lossy(&first.stderr);
     assert!(first.status.success(), "{said}");
     let answer: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();

@@ -2,7 +2,8 @@
 //! only what its policies say: what the template gives is enough, and each function
 //! needs it.
 
-use crate::around::{Around, Delivery, MISLEADING, sandboxes};
+use crate::around::{Around, Delivery, MISLEADING};
+use crate::project::{Project, SCRIPTS};
 use crate::stack::{Deployed, LONG};
 use crate::story;
 use loopy_localstack::eventually;
@@ -214,17 +215,7 @@ async fn roles_let_each_function_do_its_work_and_nothing_else() {
 }
 
 /// Set off by a schedule: a step by cron, and a sensor in each language.
-const TIMED: [(&str, &str); 5] = [
-    (
-        "registry.yml",
-        "sandboxes:
-  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
-agents:
-  Shell: { harness: command, sandbox: Cloud }
-events:
-  Seen: { by: str }
-",
-    ),
+const TIMED: [(&str, &str); 4] = [
     (
         "sensors/python.py",
         "from loopy import sensor
@@ -254,20 +245,11 @@ def python(tick):
 
 #[tokio::test]
 async fn what_schedules_set_off_may_do_its_work_too() {
-    let daytona = sandboxes("/usr/bin:/bin");
-    let project = tempfile::tempdir().unwrap();
-    let own = format!(
-        "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
-        daytona.key(),
-        daytona.url()
-    );
-    for (name, text) in TIMED.into_iter().chain([("loopy.env", own.as_str())]) {
-        let file = project.path().join(name);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, text).unwrap();
-    }
+    let registry = format!("{SCRIPTS}events:\n  Seen: {{ by: str }}\n");
+    let files = [&[("registry.yml", registry.as_str())], &TIMED[..]];
+    let project = Project::of(&files.concat());
     let deployed = Deployed::nothing_enforced("timed");
-    let first = deployed.deploy(project.path().to_str().unwrap(), &["--yes"]);
+    let first = deployed.deploy(project.path(), &["--yes"]);
     let said = String::from_utf8_lossy(&first.stderr);
     assert!(first.status.success(), "{said}");
 

@@ -1,43 +1,25 @@
 //! A project of a thousand workflows in a stack, and an event that is too long to travel.
 
-use crate::around::sandboxes;
+use crate::project::{Project, SCRIPTS};
 use crate::stack::Deployed;
 use serde_json::Value;
 
 #[tokio::test]
 async fn a_thousand_workflows_are_deployed_and_the_last_one_runs() {
-    let daytona = sandboxes("/usr/bin:/bin");
-    let project = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = project.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    };
-    let mut registry = "sandboxes:
-  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
-agents:
-  Shell: { harness: command, sandbox: Cloud }
-events:
-"
-    .to_owned();
+    let mut registry = format!("{SCRIPTS}events:\n");
+    let project = Project::of(&[]);
     for n in 0..1000 {
         registry.push_str(&format!("  Go{n}: {{ n: int, text: str }}\n"));
         let step = format!("---\non: Go{n}\nagent: Shell\n---\ntrue\n");
-        write(&format!("workflows/w{n}/go.md"), &step);
+        project.write(&format!("workflows/w{n}/go.md"), &step);
     }
-    write("registry.yml", &registry);
+    project.write("registry.yml", &registry);
     let sensor = "from loopy import sensor\n\n\n@sensor(webhook=\"/hooks/go\", emits=\"Go999\", verify=\"none\")\n\
                   def go(request):\n    return {\"n\": 999, \"text\": \"x\" * 2_000_000}\n";
-    write("sensors/go.py", sensor);
-    let own = format!(
-        "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
-        daytona.key(),
-        daytona.url()
-    );
-    write("loopy.env", &own);
+    project.write("sensors/go.py", sensor);
 
     let deployed = Deployed::nothing("large");
-    let folder = project.path().to_str().unwrap();
+    let folder = project.path();
     let output = deployed.deploy(folder, &["--yes"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");

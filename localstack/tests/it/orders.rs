@@ -1,34 +1,12 @@
 //! What people ask of the runs of a stack, and what became of what came in.
 
-use crate::around::sandboxes;
+use crate::project::{GO, GOES, Project, SCRIPTS};
 use crate::stack::{Deployed, LONG};
 use loopy_localstack::eventually;
 use serde_json::Value;
-use std::path::Path;
 use std::process::Output;
 
-const FILES: [(&str, &str); 5] = [
-    (
-        "registry.yml",
-        "sandboxes:
-  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
-agents:
-  Shell: { harness: command, sandbox: Cloud }
-events:
-  Go: { note: str }
-",
-    ),
-    (
-        "sensors/go.py",
-        r#"from loopy import sensor
-from loopy.events import Go
-
-
-@sensor(webhook="/hooks/go", emits="Go", verify="none")
-def go(request):
-    return Go(note=request.json["note"])
-"#,
-    ),
+const STEPS: [(&str, &str); 3] = [
     (
         "workflows/ship/build.md",
         "---
@@ -77,22 +55,11 @@ fn told(output: &Output, code: i32) -> Value {
 
 #[tokio::test]
 async fn runs_of_a_stack_are_told_what_to_do() {
-    let daytona = sandboxes("/usr/bin:/bin");
-    let project = tempfile::tempdir().unwrap();
-    for (name, text) in FILES {
-        let file = project.path().join(name);
-        std::fs::create_dir_all(file.parent().unwrap_or(Path::new("."))).unwrap();
-        std::fs::write(file, text).unwrap();
-    }
-    let own = format!(
-        "DAYTONA_API_KEY={}\nDAYTONA_API_URL={}\n",
-        daytona.key(),
-        daytona.url()
-    );
-    std::fs::write(project.path().join("loopy.env"), own).unwrap();
+    let registry = format!("{SCRIPTS}{GOES}");
+    let files = [&[("registry.yml", registry.as_str()), GO], &STEPS[..]];
+    let project = Project::of(&files.concat());
     let deployed = Deployed::nothing("orders");
-    let folder = project.path().to_str().unwrap();
-    let first = told(&deployed.deploy(folder, &["--yes", "--json"]), 0);
+    let first = told(&deployed.deploy(project.path(), &["--yes", "--json"]), 0);
     let url = first["webhooks"]["go"].as_str().unwrap();
     let sent = reqwest::Client::new()
         .post(url)
@@ -139,7 +106,7 @@ async fn runs_of_a_stack_are_told_what_to_do() {
     let run = deployed.runs(&["show", &slow]);
     assert_eq!(run["because"], "cancelled by Ada: no time");
     eventually("the sandbox to go", LONG, async || {
-        let left = daytona.sandboxes();
+        let left = project.daytona.sandboxes();
         left.is_empty().then_some(()).ok_or(format!("{left:?}"))
     })
     .await

@@ -1,4 +1,4 @@
-//! A small project whose runs wait for a file, and what is done with its stack.
+//! Projects that the tests write themselves, and what is done with their stacks.
 
 use crate::around::sandboxes;
 use crate::stack::Deployed;
@@ -8,20 +8,20 @@ use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;
 
-const FILES: [(&str, &str); 3] = [
-    (
-        "registry.yml",
-        "sandboxes:
-  Cloud: { provider: daytona, image: { base: debian:bookworm-slim }, network: [github.com] }
+/// The beginning of a registry: what scripts run in. Events follow.
+pub(crate) const SCRIPTS: &str = "sandboxes:
+  Cloud: { provider: daytona, image: { base: debian:bookworm-slim } }
 agents:
   Shell: { harness: command, sandbox: Cloud }
-events:
-  Go: { note: str }
-",
-    ),
-    (
-        "sensors/go.py",
-        r#"from loopy import sensor
+";
+
+/// The events of [`GO`].
+pub(crate) const GOES: &str = "events:\n  Go: { note: str }\n";
+
+/// A sensor that anybody may say `Go` to.
+pub(crate) const GO: (&str, &str) = (
+    "sensors/go.py",
+    r#"from loopy import sensor
 from loopy.events import Go
 
 
@@ -29,10 +29,12 @@ from loopy.events import Go
 def go(request):
     return Go(note=request.json["note"])
 "#,
-    ),
-    (
-        "workflows/echo/say.md",
-        r#"---
+);
+
+/// A step that waits for a file.
+const SAY: (&str, &str) = (
+    "workflows/echo/say.md",
+    r#"---
 on: Go
 agent: Shell
 output:
@@ -41,17 +43,23 @@ output:
 while [ ! -e "{{ event.note }}" ]; do sleep 0.1; done
 printf '{"output": {"said": "first"}}' > "$LOOPY_OUTPUT"
 "#,
-    ),
-];
+);
 
 /// A project of its own and a service of sandboxes.
 pub(crate) struct Project {
     pub(crate) folder: TempDir,
-    _daytona: Daytona,
+    pub(crate) daytona: Daytona,
 }
 
 impl Project {
+    /// One whose runs wait for the file that their event names.
     pub(crate) fn new() -> Self {
+        let scripts = SCRIPTS.replace("bookworm-slim }", "bookworm-slim }, network: [github.com]");
+        Self::of(&[("registry.yml", &(scripts + GOES)), GO, SAY])
+    }
+
+    /// One of these files.
+    pub(crate) fn of(files: &[(&str, &str)]) -> Self {
         let daytona = sandboxes("/usr/bin:/bin");
         let folder = tempfile::tempdir().unwrap();
         let own = format!(
@@ -59,11 +67,8 @@ impl Project {
             daytona.key(),
             daytona.url()
         );
-        let project = Self {
-            folder,
-            _daytona: daytona,
-        };
-        for (name, text) in FILES {
+        let project = Self { folder, daytona };
+        for (name, text) in files {
             project.write(name, text);
         }
         project.write("loopy.env", &own);
