@@ -13,6 +13,7 @@ use loopy_contract::ids::{EventId, derive};
 use loopy_engine::message::Message;
 use loopy_engine::record::{EventFilter, EventRecord};
 use serde_json::json;
+use std::str::FromStr;
 
 /// As many events are read at a time.
 const PAGE: usize = 500;
@@ -23,16 +24,20 @@ pub(crate) struct Arguments {
     /// The first moment, as in 2026-03-01T12:00:00Z
     #[arg(long, value_name = "TIME")]
     from: Timestamp,
-    /// The moment after the last one; now when absent
-    #[arg(long, value_name = "TIME")]
+    /// The moment after the last one; now when absent or later
+    #[arg(long, value_name = "TIME", conflicts_with = "resume")]
     to: Option<Timestamp>,
     /// Only events with this name; those that steps emitted are taken only by name, as
     /// their steps emit them again
     #[arg(long, value_name = "NAME")]
     event: Option<String>,
-    /// Go on with a replay that was cut off: its id, which it said first
+    /// Also those that came of another replay
+    #[arg(long)]
+    replayed: bool,
+    /// Go on with a replay that was cut off, with the other arguments as they were: its
+    /// id, which it said first and which holds the moment of its end
     #[arg(long, value_name = "ID")]
-    resume: Option<String>,
+    resume: Option<ReplayId>,
     /// Show which events these are, and stop there
     #[arg(long)]
     dry_run: bool,
@@ -42,6 +47,40 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
+/// The id of a replay: `END-HASH`. Its end is in it, so that one that is resumed later
+/// takes in what it took in first, and nothing that has come since.
+#[derive(Clone, Debug)]
+struct ReplayId {
+    text: String,
+    until: Timestamp,
+}
+
+impl ReplayId {
+    fn new(until: Timestamp, now: Timestamp, event: Option<&str>) -> Self {
+        let name = event.unwrap_or_default();
+        let hash = derive(&["replay", &now.to_string(), name], 12);
+        let text = format!("{}-{hash}", until.as_nanosecond());
+        Self { text, until }
+    }
+}
+
+impl FromStr for ReplayId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let until = text.rsplit_once('-').and_then(|(until, _)| {
+            let until = until.parse().ok()?;
+            Timestamp::from_nanosecond(until).ok()
+        });
+        let until =
+            until.ok_or("a replay says its id first, as in 1767225600000000000-0a1b2c3d4e5f")?;
+        Ok(Self {
+            text: text.to_owned(),
+            until,
+        })
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome, EventsError> {
     let runtime = runtime().map_err(PlaceError::Start)?;
@@ -49,11 +88,12 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let opened = arguments.place.open().await?;
         let now = Timestamp::now();
         let replay = arguments.resume.clone().unwrap_or_else(|| {
-            let name = arguments.event.as_deref().unwrap_or_default();
-            derive(&["replay", &now.to_string(), name], 12)
+            // Not later than now: what this replay makes is not to be taken in.
+            let until = arguments.to.unwrap_or(now).min(now);
+            ReplayId::new(until, now, arguments.event.as_deref())
         });
         let mut records = Vec::new();
-        let mut until = arguments.to.unwrap_or(now);
+        let mut until = replay.until;
         let mut limit = PAGE;
         // Newest first, page by page. Several may have the same moment, so that the
         // last one of a full page is left to the next.
@@ -81,14 +121,18 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
                 .checked_add(SignedDuration::from_nanos(1))
                 .unwrap_or(last);
         }
-        records.retain(|record| wanted(record, arguments.event.is_some()));
+        records.retain(|record| wanted(record, arguments));
         records.reverse();
         if !arguments.dry_run && !records.is_empty() {
-            terminal.say(&format!("replay {replay} of {} events", records.len()));
+            terminal.say(&format!(
+                "replay {} of {} events",
+                replay.text,
+                records.len()
+            ));
         }
         let mut lines = Vec::new();
         for record in &records {
-            let event = repeated(&record.event, &replay, now);
+            let event = repeated(&record.event, &replay.text, now);
             if !arguments.dry_run {
                 opened.send(&Message::Event(event.clone())).await?;
             }
@@ -121,16 +165,19 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
     })
 }
 
-/// Whether it came from outside; by name also what steps emitted. A schedule's tick
-/// cannot come again, as its time is over.
-fn wanted(record: &EventRecord, by_name: bool) -> bool {
+/// Whether it came from outside; by name also what steps emitted, and if wanted what
+/// other replays made of either. A schedule's tick cannot come again, as its time is
+/// over.
+fn wanted(record: &EventRecord, arguments: &Arguments) -> bool {
     let mut source = &record.event.source;
-    while let Source::Replay { source: inner, .. } = source {
+    while let Source::Replay { source: inner, .. } = source
+        && arguments.replayed
+    {
         source = inner;
     }
     match source {
         Source::Sensor { .. } | Source::Hand => true,
-        Source::Step { .. } => by_name,
+        Source::Step { .. } => arguments.event.is_some(),
         Source::Cron { .. } | Source::Replay { .. } => false,
     }
 }

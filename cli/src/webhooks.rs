@@ -13,12 +13,16 @@ use loopy_aws::ConfigError;
 use loopy_contract::manifest::{Manifest, SensorTrigger, VerifyScheme};
 use loopy_engine::ports::PortError;
 use loopy_infra::DeployError;
+use loopy_infra::secrets::SecretsError;
 use loopy_sandbox::github::TOKEN;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+
+/// How the outside reaches the project, where no argument says it.
+const PUBLIC_URL: &str = "LOOPY_PUBLIC_URL";
 
 /// Arguments of `loopy webhooks`.
 #[derive(Args, Debug)]
@@ -55,6 +59,10 @@ struct Github {
     project: PathBuf,
     #[command(flatten)]
     base: Base,
+    /// The environment it was deployed as (`loopy deploy --env NAME`): `loopy.NAME.env`
+    /// is laid over `loopy.env`. `--stack` is the stack's whole name all the same
+    #[arg(long, value_name = "NAME")]
+    env: Option<String>,
     /// Only look; change nothing and send nothing
     #[arg(long)]
     check: bool,
@@ -68,13 +76,9 @@ struct Github {
 /// Where the project is served.
 #[derive(Args, Debug)]
 struct Base {
-    /// How the outside reaches the project
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "LOOPY_PUBLIC_URL",
-        conflicts_with = "stack"
-    )]
+    /// How the outside reaches the project; LOOPY_PUBLIC_URL where neither this nor a
+    /// stack is named
+    #[arg(long, value_name = "URL", conflicts_with = "stack")]
     url: Option<String>,
     /// The stack that serves it
     #[arg(long, value_name = "NAME")]
@@ -104,6 +108,25 @@ pub(crate) enum WebhooksError {
     /// No repository is named.
     #[error("no sandbox of this project clones a repository on GitHub")]
     NoRepository,
+    /// All that the project waits for comes by other webhooks.
+    #[error("no webhook of a repository carries what this project waits for")]
+    NotOfRepositories,
+    /// The stack is an environment's, and nobody said so.
+    #[error(
+        "stack {stack} seems to be the environment {env}, as loopy.{env}.env is there, and its \
+         {variable} would be another than that of loopy.env"
+    )]
+    WhichEnvironment {
+        /// The secret.
+        variable: String,
+        /// The stack.
+        stack: String,
+        /// The environment.
+        env: String,
+    },
+    /// A value for the stack cannot be read.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// Nothing to show GitHub.
     #[error("there is neither a token nor an App to ask GitHub with")]
     NoToken,
@@ -154,6 +177,14 @@ impl WebhooksError {
             Self::NoToken => Some(format!(
                 "set {TOKEN} to a token that may administer the repositories' webhooks, or \
                  configure a GitHub App in loopy.env (docs/secrets.md)"
+            )),
+            Self::NotOfRepositories => Some(
+                "`loopy docs events` says what each event needs instead; enter there the address \
+                 and the secret that `loopy webhooks list` names"
+                    .to_owned(),
+            ),
+            Self::WhichEnvironment { env, .. } => Some(format!(
+                "pass --env {env} to look for it there, and to write it there if need be"
             )),
             Self::Stack(error) => error.hint(),
             _ => None,
@@ -212,7 +243,8 @@ impl Base {
                 let config = self.aws.connection().resolve().await?;
                 Some(loopy_infra::webhook_url(&config, stack).await?)
             }
-            (None, url) => url.clone(),
+            (None, Some(url)) => Some(url.clone()),
+            (None, None) => std::env::var(PUBLIC_URL).ok().filter(|url| !url.is_empty()),
         };
         let Some(url) = url else {
             return Ok(None);

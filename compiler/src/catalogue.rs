@@ -48,6 +48,9 @@ pub struct BuiltIn {
     pub about: String,
     /// What has to hold of a delivery.
     pub when: Vec<Check>,
+    /// The kinds of webhooks that carry it, in the service's own words; none where the
+    /// service has one kind alone.
+    pub hooks: Vec<String>,
     fields: Vec<(String, Field)>,
 }
 
@@ -75,6 +78,9 @@ macro_rules! provider {
         }
     };
 }
+
+/// What the catalogue calls the webhook of one repository.
+const REPOSITORY: &str = "repository";
 
 static PROVIDERS: [Provider; 6] = [
     provider!("github", "Github.", Github, true),
@@ -151,6 +157,28 @@ impl Provider {
 }
 
 impl BuiltIn {
+    /// What has to be set up instead of a repository's webhook, where that cannot carry
+    /// the event.
+    pub fn beyond_repository(&self) -> Option<String> {
+        if self.hooks.is_empty() || self.hooks.iter().any(|hook| hook == REPOSITORY) {
+            return None;
+        }
+        let of = |hook: &String| match hook.as_str() {
+            "organization" => "an organization webhook",
+            "business" => "an enterprise webhook",
+            "app" => "a GitHub App",
+            "marketplace" => "a Marketplace webhook",
+            _ => "a Sponsors webhook",
+        };
+        let needed: Vec<&str> = self.hooks.iter().map(of).collect();
+        Some(match needed.split_last() {
+            Some((last, before)) if !before.is_empty() => {
+                format!("{} or {last}", before.join(", "))
+            }
+            _ => needed.concat(),
+        })
+    }
+
     /// What the event holds.
     pub fn contract(&self) -> Contract {
         let mut contract = Contract::default();
@@ -189,7 +217,7 @@ impl BuiltIn {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
     use loopy_contract::schema::{field_violations, schema_error};
     use serde_json::{Map, Value};
@@ -215,6 +243,51 @@ mod tests {
                 );
                 assert!(!event.when.is_empty(), "{name} would be any delivery");
                 well_formed(event);
+            }
+        }
+    }
+
+    // GitHub's OpenAPI description, @octokit/openapi-webhooks 12.1.0: the kinds without
+    // `repository` among their x-github.supported-webhook-types.
+    #[test]
+    fn what_a_repository_s_webhook_cannot_carry_is_known() {
+        let kinds: BTreeSet<&str> = provider("Github.")
+            .unwrap()
+            .events()
+            .iter()
+            .filter(|event| event.beyond_repository().is_some())
+            .map(|event| match &event.when[0] {
+                Check::Header { one_of, .. } => one_of[0].as_str(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let known = "custom_property deployment_protection_rule deployment_review \
+            github_app_authorization installation installation_repositories \
+            installation_target marketplace_purchase membership merge_group org_block \
+            organization personal_access_token_request projects_v2 projects_v2_item \
+            projects_v2_status_update repository_dispatch security_advisory sponsorship \
+            team workflow_dispatch";
+        assert_eq!(kinds, known.split_whitespace().collect());
+        let of = |name: &str| {
+            let event = provider(name).unwrap().event(name).unwrap();
+            event.beyond_repository()
+        };
+        assert_eq!(of("Github.Push"), None);
+        assert_eq!(of("Slack.Message"), None);
+        let team = "an organization webhook, an enterprise webhook or a GitHub App";
+        assert_eq!(of("Github.TeamCreated").as_deref(), Some(team));
+        assert_eq!(of("Github.MergeGroup").as_deref(), Some("a GitHub App"));
+        for event in providers().iter().flat_map(Provider::events) {
+            for hook in &event.hooks {
+                let words = [
+                    REPOSITORY,
+                    "organization",
+                    "business",
+                    "app",
+                    "marketplace",
+                    "sponsors_listing",
+                ];
+                assert!(words.contains(&hook.as_str()), "{}: {hook}", event.name);
             }
         }
     }

@@ -118,7 +118,7 @@ codes! {
     E403 Error "a sensor's trigger is malformed or taken",
     E404 Error "a sensor's signature scheme cannot be used",
     E405 Error "two sensors have one name",
-    E406 Error "a webhook's path does not start with a slash",
+    E406 Error "no request can have a webhook's path",
     E501 Error "a step's agent is not registered",
     E502 Error "an agent's sandbox is not registered",
     E503 Error "an agent's skill does not exist",

@@ -168,17 +168,9 @@ impl Reader<'_> {
         };
         let trigger = match (declared.webhook, declared.poll) {
             (Argument::Text(route, at), Argument::Absent) => {
-                if !route.starts_with('/') {
-                    self.report
-                        .add(
-                            Code::E406,
-                            path,
-                            at,
-                            format!(
-                                "the path `{route}` of sensor `{name}` does not start with `/`"
-                            ),
-                        )
-                        .hint(format!("write \"/{route}\""));
+                if let Some(Unreachable { why, hint }) = unreachable_route(&route) {
+                    let message = format!("the path `{route}` of sensor `{name}` {why}");
+                    self.report.add(Code::E406, path, at, message).hint(hint);
                 }
                 if !self.routes.insert((route.clone(), emits.clone())) {
                     self.report.add(
@@ -398,6 +390,66 @@ impl Reader<'_> {
     }
 }
 
+/// Why no delivery would ever come to a path, and what to do.
+struct Unreachable {
+    why: String,
+    hint: String,
+}
+
+/// Why no request has this path as it is written, or why it is not a sensor's to take.
+fn unreachable_route(route: &str) -> Option<Unreachable> {
+    let told = |why: &str, hint: String| {
+        let why = why.to_owned();
+        Some(Unreachable { why, hint })
+    };
+    let elsewhere = || "take another one, such as \"/hooks/name\"".to_owned();
+    if !route.starts_with('/') {
+        return told("does not start with `/`", format!("write \"/{route}\""));
+    }
+    if route == "/healthz" {
+        return told("is where `loopy run` says that it is well", elsewhere());
+    }
+    if route.starts_with("/_loopy/") {
+        return told("is where runners report to `loopy run`", elsewhere());
+    }
+    if let Some((before, _)) = route.split_once(['?', '#']) {
+        return told(
+            "has more than a path in it, and only the path of a request is compared",
+            format!("write \"{before}\"; a sensor finds the query in its request"),
+        );
+    }
+    let dots = |part: &str| part == "." || part == "..";
+    if let Some(part) = route.split('/').find(|part| dots(part)) {
+        return told(
+            &format!("has the part `{part}`, which whoever sends takes out first"),
+            "write the path that is left".to_owned(),
+        );
+    }
+    let mut plain = String::new();
+    let mut wrong = None;
+    for (at, letter) in route.char_indices() {
+        let bytes = route.as_bytes();
+        let hex = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
+        let travels = letter.is_ascii_alphanumeric()
+            || "-._~!$&'()*+,;=:@/".contains(letter)
+            || (letter == '%' && hex(at + 1) && hex(at + 2));
+        if travels {
+            plain.push(letter);
+        } else {
+            wrong = wrong.or(Some(letter));
+            let mut buffer = [0; 4];
+            for byte in letter.encode_utf8(&mut buffer).bytes() {
+                plain.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    let wrong = wrong?;
+    told(
+        &format!("has {wrong:?} in it, which a request cannot carry as it is"),
+        format!("write it as it is sent: \"{plain}\""),
+    )
+}
+
 /// The dotted module of a Python file: `sensors.deep.more`.
 fn dotted(path: &str) -> String {
     path.strip_suffix(".py").unwrap_or(path).replace('/', ".")
@@ -432,6 +484,48 @@ pub(crate) fn check(sensors: &Sensors, registry: &RegistryDraft, report: &mut Re
                     ),
                 )
                 .hint_if(did_you_mean(&sensor.emits, registry.events.names()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_no_request_can_have_is_told_with_what_to_write() {
+        for route in [
+            "/",
+            "/hooks/x",
+            "/hooks/a-b_c.d~e",
+            "/hooks/%C3%BCber",
+            "/hooks/a+b;c=d,(e)!'*@:$&",
+            "/hooks/...",
+            "/healthz/x",
+            "/_loopyx",
+            "/hooks/",
+        ] {
+            assert!(unreachable_route(route).is_none(), "{route}");
+        }
+        for (route, why, hint) in [
+            ("hooks/x", "start with", "\"/hooks/x\""),
+            ("/hooks/über", "'ü'", "\"/hooks/%C3%BCber\""),
+            ("/hooks/a b", "' '", "\"/hooks/a%20b\""),
+            ("/hooks/a%2", "'%'", "\"/hooks/a%252\""),
+            ("/hooks/{id}", "'{'", "\"/hooks/%7Bid%7D\""),
+            ("/hooks/x?team=1", "more than a path", "\"/hooks/x\""),
+            ("/hooks/x#a", "more than a path", "\"/hooks/x\""),
+            ("/hooks/../x", "`..`", "left"),
+            ("/hooks/.", "`.`", "left"),
+            ("/healthz", "well", "another"),
+            ("/_loopy/v1", "runners", "another"),
+        ] {
+            let found = unreachable_route(route).map(|told| (told.why, told.hint));
+            let told = found.unwrap_or_default();
+            assert!(
+                told.0.contains(why) && told.1.contains(hint),
+                "{route}: {told:?}"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use loopy_contract::manifest::VerifyScheme;
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::Value;
 use sha2::Sha256;
 use std::collections::BTreeMap;
@@ -13,6 +14,9 @@ use std::collections::BTreeMap;
 /// How far a signed time stamp may be from now, in seconds (Stripe, Slack and
 /// Standard Webhooks all recommend five minutes).
 pub(crate) const TOLERANCE_SECONDS: i64 = 300;
+
+/// What a public key of Standard Webhooks begins with.
+const PUBLIC_KEY: &str = "whpk_";
 
 /// Why a delivery was refused. Only for our own log; the sender hears 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +35,37 @@ pub(crate) enum Refused {
     Mismatch,
 }
 
+/// The headers that a scheme reads.
+fn needed(scheme: VerifyScheme) -> &'static [&'static str] {
+    match scheme {
+        VerifyScheme::None => &[],
+        VerifyScheme::Github => &["x-hub-signature-256"],
+        VerifyScheme::Sentry => &["sentry-hook-signature"],
+        VerifyScheme::Linear => &["linear-signature"],
+        VerifyScheme::Pagerduty => &["x-pagerduty-signature"],
+        VerifyScheme::Slack => &["x-slack-request-timestamp", "x-slack-signature"],
+        VerifyScheme::Stripe => &["stripe-signature"],
+        VerifyScheme::Standard => &["webhook-id", "webhook-timestamp", "webhook-signature"],
+    }
+}
+
+/// Whether a delivery has the headers of its scheme, which its body need not be known for.
+///
+/// # Errors
+/// [`Refused::Missing`].
+pub(crate) fn signed(
+    scheme: VerifyScheme,
+    headers: &BTreeMap<String, String>,
+) -> Result<(), Refused> {
+    match needed(scheme)
+        .iter()
+        .all(|name| headers.contains_key(*name))
+    {
+        true => Ok(()),
+        false => Err(Refused::Missing),
+    }
+}
+
 /// Checks a delivery. [`VerifyScheme::None`] always holds.
 ///
 /// # Errors
@@ -42,6 +77,7 @@ pub(crate) fn verify(
     body: &[u8],
     now: Timestamp,
 ) -> Result<(), Refused> {
+    signed(scheme, headers)?;
     let header = |name: &str| {
         headers
             .get(name)
@@ -112,26 +148,58 @@ pub(crate) fn verify(
             fresh(time, now)?;
             any(secrets, &[time.as_bytes(), b".", body], &signatures)
         }
-        // standardwebhooks.com specification, symmetric signatures (v1)
         VerifyScheme::Standard => {
             let (id, time) = (header("webhook-id")?, header("webhook-timestamp")?);
             fresh(time, now)?;
-            let signatures: Vec<Vec<u8>> = header("webhook-signature")?
-                .split_whitespace()
-                .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok())
-                .collect();
-            let keys: Vec<Vec<u8>> = secrets
-                .iter()
-                .map(|secret| {
-                    let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
-                    STANDARD
-                        .decode(encoded)
-                        .unwrap_or_else(|_| secret.as_bytes().to_vec())
-                })
-                .collect();
             let signed = [id.as_bytes(), b".", time.as_bytes(), b".", body];
-            any_key(keys.iter().map(Vec::as_slice), &signed, &signatures)
+            standard(secrets, &signed, header("webhook-signature")?)
         }
+    }
+}
+
+/// The specification of standardwebhooks.com: `v1` is signed with a secret that both
+/// sides know (`whsec_`), `v1a` with a key whose public half (`whpk_`) is known here.
+/// What a value begins with says which it is, so that nobody who knows a public key can
+/// use it as a secret.
+fn standard(secrets: &[String], signed: &[&[u8]], signatures: &str) -> Result<(), Refused> {
+    let of = |version: &str| -> Vec<Vec<u8>> {
+        let all = signatures.split_whitespace();
+        all.filter_map(|signature| {
+            let (of, encoded) = signature.split_once(',')?;
+            (of == version).then(|| STANDARD.decode(encoded).ok())?
+        })
+        .collect()
+    };
+    let (shared, own) = (of("v1"), of("v1a"));
+    if shared.is_empty() && own.is_empty() {
+        return Err(Refused::Form);
+    }
+    let (public, secret): (Vec<&String>, Vec<&String>) = secrets
+        .iter()
+        .partition(|secret| secret.starts_with(PUBLIC_KEY));
+    let message = signed.concat();
+    for key in public {
+        let Ok(key) = STANDARD.decode(&key[PUBLIC_KEY.len()..]) else {
+            tracing::warn!("a public key of Standard Webhooks ({PUBLIC_KEY}…) is not base64");
+            continue;
+        };
+        let key = UnparsedPublicKey::new(&ED25519, key);
+        if own.iter().any(|one| key.verify(&message, one).is_ok()) {
+            return Ok(());
+        }
+    }
+    let keys: Vec<Vec<u8>> = secret
+        .into_iter()
+        .map(|secret| {
+            let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
+            STANDARD
+                .decode(encoded)
+                .unwrap_or_else(|_| secret.as_bytes().to_vec())
+        })
+        .collect();
+    match shared.is_empty() {
+        true => Err(Refused::Mismatch),
+        false => any_key(keys.iter().map(Vec::as_slice), signed, &shared),
     }
 }
 
@@ -249,6 +317,60 @@ mod tests {
         let check = |body| verify(VerifyScheme::Standard, &secrets, &signed, body, now);
         assert_eq!(check(br#"{"test": 2432232314}"#), Ok(()));
         assert_eq!(check(br#"{"test": 2432232315}"#), Err(Refused::Mismatch));
+    }
+
+    // The specification has no vector for `v1a`, and the libraries none either. This one
+    // is the key of RFC 8032, section 7.1, test 1, and Node's `crypto.sign` over
+    // `msg_1.1700000000.{"a":1}`.
+    #[test]
+    fn a_public_key_of_standard_webhooks_verifies_v1a_and_nothing_else() {
+        const KEY: &str = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        const SIGNED: &str = "v1a,0pYc3grQLAYTYYtSm9Z+VOqkyvPhiL3xzHrpcxS6/6sXV93wWnX+gE4ZSgyOhnhCp3VTI/jx2HUyQVOO3T5OCg==";
+        const SHARED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        const BY_SHARED: &str = "v1,hVsFLpmw4Ib/Xm0eZLt3KqYBZdt0U8gdGeuz0EsGv78=";
+        let check = |keys: &[&str], signature: &str, body: &[u8], at: i64| {
+            let secrets: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+            let signed = headers(&[
+                ("webhook-id", "msg_1"),
+                ("webhook-timestamp", "1700000000"),
+                ("webhook-signature", signature),
+            ]);
+            let now = Timestamp::from_second(at).unwrap();
+            verify(VerifyScheme::Standard, &secrets, &signed, body, now)
+        };
+        let (now, body) = (1_700_000_000, br#"{"a":1}"#);
+        assert_eq!(check(&[KEY], SIGNED, body, now), Ok(()));
+        assert_eq!(check(&[KEY], SIGNED, body, now + 301), Err(Refused::Stale));
+        assert_eq!(check(&[KEY], SIGNED, b"{}", now), Err(Refused::Mismatch));
+        // Both kinds may stand in the header, and both kinds of keys may be known.
+        let both = format!("{BY_SHARED} {SIGNED}");
+        for keys in [&[KEY][..], &[SHARED], &[KEY, SHARED], &["whsec_eA==", KEY]] {
+            assert_eq!(check(keys, &both, body, now), Ok(()), "{keys:?}");
+        }
+        for (keys, signature) in [
+            (SHARED, SIGNED),
+            (KEY, BY_SHARED),
+            ("whpk_", SIGNED),
+            ("whpk_!", SIGNED),
+            ("whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHUR0=", SIGNED),
+        ] {
+            assert_eq!(
+                check(&[keys], signature, body, now),
+                Err(Refused::Mismatch),
+                "{keys}"
+            );
+        }
+        // The public key is no secret: what is signed with it as one does not hold.
+        for key in [KEY.as_bytes().to_vec(), STANDARD.decode(&KEY[5..]).unwrap()] {
+            let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+            mac.update(br#"msg_1.1700000000.{"a":1}"#);
+            let forged = STANDARD.encode(mac.finalize().into_bytes());
+            let forged = format!("v1,{forged} v1a,{forged}");
+            assert_eq!(check(&[KEY], &forged, body, now), Err(Refused::Mismatch));
+        }
+        for cut in 0..SIGNED.len() {
+            assert!(check(&[KEY], &SIGNED[..cut], body, now).is_err(), "{cut}");
+        }
     }
 
     // Signed by the providers' own libraries: stripe 16.1.0 and slack_sdk 3.47.0 for

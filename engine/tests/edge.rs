@@ -139,6 +139,31 @@ async fn webhook_requests_that_are_not_right_are_refused() {
 }
 
 #[tokio::test]
+async fn a_head_alone_is_refused_like_the_whole_delivery() {
+    let world = world();
+    let mut good = hook("{}", &sign("{}"), "d");
+    good.body.clear();
+    assert_eq!(world.engine.webhook_head(&good).await, None);
+    type Change = fn(&mut WebhookRequest);
+    let changes: [Change; 4] = [
+        |r| r.method = "GET".into(),
+        |r| r.path = "/hooks/y".into(),
+        |r| r.headers.clear(),
+        |r| {
+            r.headers.insert("x-flood".into(), "x".repeat(64 * 1024));
+        },
+    ];
+    for change in changes {
+        let mut whole = hook("{}", &sign("{}"), "d");
+        change(&mut whole);
+        let mut head = whole.clone();
+        head.body.clear();
+        let refused = world.engine.webhook_head(&head).await;
+        assert_eq!(refused, Some(world.engine.webhook(whole).await));
+    }
+}
+
+#[tokio::test]
 async fn a_burst_is_taken_and_a_flood_is_not_but_it_holds_nobody_else_up() {
     let world = world();
     let post = async |number: usize| {

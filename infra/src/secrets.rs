@@ -96,7 +96,7 @@ impl Values {
         environment: &Variables,
         name: Option<&str>,
     ) -> Result<Self, SecretsError> {
-        let mut own = read_laid_over(&root.join(ENGINE_FILE), name)?.unwrap_or_default();
+        let mut own = engine_variables(root, name)?;
         own.extend(
             environment
                 .iter()
@@ -279,6 +279,15 @@ async fn store_one(client: &Client, secret: &str, value: &Value) -> Result<bool,
             why: crate::events::explain(&error),
         })?;
     Ok(true)
+}
+
+/// What `loopy.env` says, and with an environment's `name` what `loopy.NAME.env` lays over
+/// it; neither has to be there.
+///
+/// # Errors
+/// [`SecretsError`]: a file cannot be read.
+pub fn engine_variables(root: &Path, name: Option<&str>) -> Result<Variables, SecretsError> {
+    Ok(read_laid_over(&root.join(ENGINE_FILE), name)?.unwrap_or_default())
 }
 
 /// Reads a file and what lies over it in this environment; `None` when there is

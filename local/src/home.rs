@@ -2,6 +2,7 @@
 //! it, and serves until told to stop.
 
 use crate::clock::SystemClock;
+use crate::connections;
 use crate::db::{Db, make_directory};
 use crate::db_error::DbError;
 use crate::http;
@@ -385,20 +386,14 @@ impl LocalHome {
             stop: stopped.clone(),
         };
         schedules.spawn(&worker.manifest, &mut tasks);
-        let router = http::router(Arc::clone(&worker));
-        let mut http_stop = stopped;
-        tasks.spawn(async move {
-            let until = async move {
-                // An error means that the sender is gone, which is a stop too.
-                let _ = http_stop.wait_for(|stop| *stop).await;
-            };
-            if let Err(error) = axum::serve(listener, router)
-                .with_graceful_shutdown(until)
-                .await
-            {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        let served = http::Served::new(Arc::clone(&worker));
+        let answer = move |turn, request| served.clone().answer(turn, request);
+        tasks.spawn(connections::serve(
+            listener,
+            connections::Limits::default(),
+            answer,
+            stopped,
+        ));
         shutdown.await;
         tracing::info!("stopping");
         stop.send_replace(true);

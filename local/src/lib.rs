@@ -2,6 +2,7 @@
 //! processes, the loops that drive it, and the HTTP server in front of it.
 
 pub mod clock;
+mod connections;
 pub mod db;
 mod db_error;
 mod dead_letters;

@@ -61,6 +61,17 @@ impl LocalSecrets {
         set(&self.environment).or_else(|| set(file))
     }
 
+    /// The secret that is set as `variable`, in the environment or in `loopy.env`.
+    ///
+    /// # Errors
+    /// `loopy.env` cannot be read.
+    pub fn webhook_secret(&self, variable: &str) -> Result<Option<String>, PortError> {
+        let file = self
+            .engine_file()
+            .map_err(|why| PortError::new(format!("look up {variable}"), why))?;
+        Ok(self.engine_value(&file, variable))
+    }
+
     fn engine_file(&self) -> Result<BTreeMap<String, String>, DotenvError> {
         match dotenv::read(&self.project.join("loopy.env")) {
             Err(DotenvError::Read { why, .. }) if why.kind() == ErrorKind::NotFound => {
@@ -89,14 +100,9 @@ impl Secrets for LocalSecrets {
     }
 
     async fn webhook_secrets(&self, variable: &str) -> Result<Vec<String>, PortError> {
-        let file = self
-            .engine_file()
-            .map_err(|why| PortError::new(format!("look up {variable}"), why))?;
-        let variables = [variable.to_owned(), previous_secret(variable)];
-        let values = variables.iter();
-        Ok(values
-            .filter_map(|variable| self.engine_value(&file, variable))
-            .collect())
+        let previous = self.webhook_secret(&previous_secret(variable))?;
+        let present = self.webhook_secret(variable)?;
+        Ok(present.into_iter().chain(previous).collect())
     }
 
     async fn engine_env(&self) -> Result<BTreeMap<String, String>, PortError> {

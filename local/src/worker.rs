@@ -62,6 +62,14 @@ impl Worker {
         self.engine.webhook(request).await
     }
 
+    pub(crate) async fn webhook_head(&self, head: &WebhookRequest) -> Option<Answer> {
+        self.engine.webhook_head(head).await
+    }
+
+    pub(crate) async fn report_head(&self, head: &ReportRequest) -> Option<Answer> {
+        self.engine.report_head(head).await
+    }
+
     pub(crate) async fn report(&self, request: ReportRequest) -> Answer {
         let _applying = self.gate.read().await;
         self.moved.store(true, Ordering::Release);

@@ -520,6 +520,74 @@ async fn chunked(address: SocketAddr, body: &[u8]) -> u16 {
     std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap()
 }
 
+/// Says `text` on a connection of its own and leaves it at that.
+async fn begun(address: SocketAddr, text: &str) -> tokio::net::TcpStream {
+    use tokio::io::AsyncWriteExt;
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_announce_bodies_and_send_none_do_not_shut_out_deliveries() {
+    let project = Project::new();
+    with_sensor_code(&project);
+    let secret = "GITHUB_WEBHOOK_SECRET=s3\n";
+    std::fs::write(project.path().join("loopy.env"), secret).unwrap();
+    let mut manifest = cascade_manifest("ok", "ok");
+    manifest.sensors = serde_json::from_value(sensors(json!("github"))).unwrap();
+    let serving = Serving::start(options(project.path(), manifest.seal())).await;
+    // Headers that look right, and bodies that never come: more than there are places,
+    // and more than there are connections.
+    let head = "POST /hooks/x HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: sha256=00\r\n\
+                Content-Length: 600000\r\n\r\n";
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(begun(serving.address, head).await);
+    }
+    let http = reqwest::Client::new();
+    for number in 0..3 {
+        let body = format!(r#"{{"ns": [{number}]}}"#);
+        let answer = http
+            .post(serving.url("/hooks/x"))
+            .header("X-Hub-Signature-256", signature("s3", body.as_bytes()))
+            .header("X-GitHub-Delivery", number.to_string())
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 202, "{number}");
+    }
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused_before_their_bodies_are_read() {
+    use tokio::io::AsyncReadExt;
+    let project = Project::new();
+    let mut manifest = cascade_manifest("ok", "ok");
+    manifest.sensors = serde_json::from_value(sensors(json!("github"))).unwrap();
+    let serving = Serving::start(options(project.path(), manifest.seal())).await;
+    let report = "/_loopy/v1/runs/r/steps/s/attempts/1/result";
+    for (line, status) in [
+        ("POST /hooks/x", "401"),
+        ("PUT /hooks/x", "405"),
+        ("POST /elsewhere", "404"),
+        ("POST /_loopy/v1/other", "404"),
+        (&*format!("POST {report}"), "401"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n");
+        let mut stream = begun(serving.address, &head).await;
+        let mut answer = [0; 12];
+        let heard = stream.read_exact(&mut answer);
+        // Long before the time for a body is over.
+        let heard = tokio::time::timeout(Duration::from_secs(15), heard).await;
+        heard.unwrap().unwrap();
+        assert_eq!(std::str::from_utf8(&answer[9..]).unwrap(), status, "{line}");
+    }
+    serving.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poll_fires_at_once_and_then_each_interval() {
     let project = Project::new();

@@ -99,6 +99,16 @@ impl GithubApi {
         self.shared.hooks.edit(name, body);
     }
 
+    /// The secrets of a repository's webhooks, which GitHub shows nobody.
+    pub fn hook_secrets(&self, name: &str) -> Vec<String> {
+        self.shared.hooks.secrets(name)
+    }
+
+    /// Answers all that is asked of a repository's webhooks from now on in this way.
+    pub fn refuse_hooks(&self, name: &str, status: u16, body: &Value) {
+        self.shared.hooks.refuse(name, status, body);
+    }
+
     /// What tokens were asked for so far: the installation, and the body.
     pub fn asked(&self) -> Vec<(u64, Value)> {
         let asked = self.shared.asked.lock();

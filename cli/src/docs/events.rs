@@ -16,7 +16,11 @@ pub(super) fn list(chosen: &[&Provider]) -> String {
         let names = provider.events().iter().map(|event| event.name.len());
         let width = names.max().unwrap_or_default();
         for event in provider.events() {
-            let _ = writeln!(out, "  {:width$}  {}", event.name, event.about);
+            let _ = write!(out, "  {:width$}  {}", event.name, event.about);
+            if let Some(needed) = event.beyond_repository() {
+                let _ = write!(out, " (needs {needed})");
+            }
+            out.push('\n');
         }
         out
     });
@@ -28,7 +32,7 @@ pub(super) fn list_json(chosen: &[&Provider]) -> Value {
     let providers = chosen.iter().map(|provider| {
         let events = provider.events().iter();
         let events: Vec<_> = events
-            .map(|event| json!({ "name": event.name, "about": event.about }))
+            .map(|event| json!({ "name": event.name, "about": event.about, "hooks": event.hooks }))
             .collect();
         json!({
             "name": provider.name,
@@ -49,6 +53,9 @@ pub(super) fn page(provider: &Provider, event: &BuiltIn) -> String {
     let _ = writeln!(out, "{}: {}\n\nwhen", provider.title(), arrival(provider));
     for check in &event.when {
         let _ = writeln!(out, "  {}", condition(check));
+    }
+    if let Some(needed) = event.beyond_repository() {
+        let _ = writeln!(out, "\nneeds {needed}: no repository's webhook carries it");
     }
     let fields: Vec<_> = event.fields().collect();
     let names = fields.iter().map(|field| field.name.len());
@@ -81,6 +88,7 @@ pub(super) fn page_json(provider: &Provider, event: &BuiltIn) -> Value {
         "path": provider.path,
         "verify": provider.verify.name(),
         "secret": provider.verify.secret_variable(),
+        "hooks": event.hooks,
         "when": event.when,
         "fields": fields.collect::<Vec<_>>(),
         "example": example(event),

@@ -136,18 +136,7 @@ impl Repository<'_> {
         let bytes = response.bytes().await.map_err(failed)?;
         if !status.is_success() {
             let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            let words = said["message"].as_str().unwrap_or("no reason given");
-            let more = match status {
-                StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
-                    "; the token needs to administer the repository's webhooks (scope \
-                     admin:repo_hook, or the permission Webhooks: write)"
-                }
-                StatusCode::UNAUTHORIZED => "; check the token",
-                _ => "",
-            };
-            return Err(GithubError(format!(
-                "GitHub answered {status}: {words}{more}"
-            )));
+            return Err(GithubError(refusal(status, &said)));
         }
         let bytes = if bytes.is_empty() {
             &b"null"[..]
@@ -157,6 +146,43 @@ impl Repository<'_> {
         serde_json::from_slice(bytes)
             .map_err(|error| GithubError(format!("{url} answered what cannot be read: {error}")))
     }
+}
+
+/// What GitHub refused, and why, in its own words.
+fn refusal(status: StatusCode, said: &Value) -> String {
+    let words = said["message"].as_str().unwrap_or("no reason given");
+    let more = match status {
+        StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
+            "; the token needs to administer the repository's webhooks (scope \
+             admin:repo_hook, or the permission Webhooks: write)"
+        }
+        StatusCode::UNAUTHORIZED => "; check the token",
+        StatusCode::MOVED_PERMANENTLY
+        | StatusCode::TEMPORARY_REDIRECT
+        | StatusCode::PERMANENT_REDIRECT => {
+            "; the repository was renamed or moved: write its present name"
+        }
+        _ => "",
+    };
+    let errors = said["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    let reasons: Vec<String> = errors.iter().filter_map(reason).collect();
+    let reasons = match reasons.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", reasons.join("; ")),
+    };
+    format!("GitHub answered {status}: {words}{reasons}{more}")
+}
+
+/// One of the reasons that GitHub gives for a 422: a text, or a field and a code where
+/// there is no message.
+fn reason(error: &Value) -> Option<String> {
+    let text = |name: &str| error[name].as_str().map(str::to_owned);
+    let coded = || Some(format!("{}: {}", text("field")?, text("code")?));
+    let plain = error.as_str().map(str::to_owned);
+    plain
+        .or_else(|| text("message"))
+        .or_else(coded)
+        .or_else(|| text("code"))
 }
 
 fn config(wanted: &Wanted, secret: &str) -> Value {
@@ -170,4 +196,39 @@ fn config(wanted: &Wanted, secret: &str) -> Value {
             "secret": secret,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn github_s_reasons_are_not_dropped() {
+        let refused = |status: StatusCode, said: Value| refusal(status, &said);
+        let invalid = StatusCode::UNPROCESSABLE_ENTITY;
+        assert_eq!(
+            refused(
+                invalid,
+                json!({ "message": "Validation Failed", "errors": [
+                    { "resource": "Hook", "code": "custom", "message": "Hook already exists on this repository" },
+                    { "resource": "Hook", "code": "invalid", "field": "events" },
+                    "and more",
+                ]})
+            ),
+            "GitHub answered 422 Unprocessable Entity: Validation Failed (Hook already exists \
+             on this repository; events: invalid; and more)"
+        );
+        assert_eq!(
+            refused(
+                StatusCode::MOVED_PERMANENTLY,
+                json!({ "message": "Moved Permanently" })
+            ),
+            "GitHub answered 301 Moved Permanently: Moved Permanently; the repository was \
+             renamed or moved: write its present name"
+        );
+        assert_eq!(
+            refused(invalid, Value::Null),
+            "GitHub answered 422 Unprocessable Entity: no reason given"
+        );
+    }
 }

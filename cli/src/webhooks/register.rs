@@ -8,9 +8,13 @@ use crate::Outcome;
 use crate::deploy::runtime;
 use crate::output::Terminal;
 use crate::project;
-use loopy_contract::manifest::{Manifest, Repo, Sensor, SensorSource, SensorTrigger, VerifyScheme};
+use loopy_compiler::catalogue::{BuiltIn, provider};
+use loopy_contract::manifest::{
+    Manifest, Repo, Sensor, SensorSource, SensorTrigger, VerifyScheme, previous_secret,
+};
 use loopy_contract::mapping::Check;
 use loopy_engine::ports::Secrets;
+use loopy_infra::secrets::{ENGINE_FILE, engine_variables};
 use loopy_local::clock::SystemClock;
 use loopy_local::secrets::LocalSecrets;
 use loopy_sandbox::github::{API, API_URL, GithubTokens, TOKEN};
@@ -19,7 +23,6 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What became of one repository's webhook.
@@ -76,30 +79,42 @@ pub(super) fn run(arguments: &Github, terminal: Terminal) -> Result<Outcome, Web
     };
     let manifest = &project.manifest;
     let repositories = repositories(manifest, &arguments.repo)?;
-    let paths = paths(manifest);
+    let Paths {
+        events: paths,
+        beyond,
+    } = paths(manifest);
+    for (event, needed) in &beyond {
+        terminal.say(&format!(
+            "{event} needs {needed}: no repository's webhook carries it"
+        ));
+    }
     if paths.is_empty() {
-        return Err(WebhooksError::NoWebhook);
+        return Err(match beyond.is_empty() {
+            true => WebhooksError::NoWebhook,
+            false => WebhooksError::NotOfRepositories,
+        });
     }
     if repositories.is_empty() {
         return Err(WebhooksError::NoRepository);
     }
     let reports = runtime().map_err(WebhooksError::Start)?.block_on(async {
-        let base = arguments.base.find().await?.ok_or(WebhooksError::NoUrl)?;
         let secrets = Arc::new(LocalSecrets::new(
             &arguments.project,
             &arguments.project.join(".loopy"),
-            std::env::vars().collect(),
+            environment(arguments)?,
         ));
+        let known = known(&secrets)?;
+        right_environment(arguments, known.as_ref())?;
+        let base = arguments.base.find().await?.ok_or(WebhooksError::NoUrl)?;
         let github = Access::new(Arc::clone(&secrets)).await?;
         let mut tokens = Vec::new();
         for name in &repositories {
             tokens.push((name, github.token(name).await?));
         }
-        // Only once there is somebody to tell it to.
-        let secret = if arguments.check {
-            String::new()
-        } else {
-            secret(&arguments.project, &secrets, terminal).await?
+        // Made only once there is somebody to tell it to.
+        let secret = match known {
+            None if !arguments.check => Some(make(arguments, terminal)?),
+            known => known,
         };
         let mut reports = Vec::new();
         for (name, token) in tokens {
@@ -114,10 +129,11 @@ pub(super) fn run(arguments: &Github, terminal: Terminal) -> Result<Outcome, Web
                     url: format!("{base}{path}"),
                     events: events.clone(),
                 };
-                let (state, why) = if arguments.check {
-                    check(&repository, &wanted).await
-                } else {
-                    register(&repository, &wanted, &secret).await
+                let (state, why) = match &secret {
+                    Some(secret) if !arguments.check => {
+                        register(&repository, &wanted, secret).await
+                    }
+                    secret => check(&repository, &wanted, secret.as_ref()).await,
                 }
                 .unwrap_or_else(|error| (State::Error, Some(error.to_string())));
                 reports.push(Report {
@@ -196,7 +212,7 @@ impl Access {
 type Found = Result<(State, Option<String>), GithubError>;
 
 /// How the webhook stands; nothing is changed and nothing sent.
-async fn check(repository: &Repository<'_>, wanted: &Wanted) -> Found {
+async fn check(repository: &Repository<'_>, wanted: &Wanted, secret: Option<&Secret>) -> Found {
     let hooks = repository.hooks().await?;
     Ok(match standing(&hooks, wanted) {
         Standing::Missing => (State::Missing, None),
@@ -205,6 +221,14 @@ async fn check(repository: &Repository<'_>, wanted: &Wanted) -> Found {
             let hook = hooks.iter().find(|hook| hook.id == id);
             match hook.and_then(Hook::failing) {
                 Some(why) => (State::Failing, Some(why)),
+                None if secret.is_some_and(|secret| secret.previous.is_some()) => (
+                    State::Ok,
+                    Some(
+                        "whether it has the present secret or the one before cannot be told: \
+                         both are taken; without --check it is given the present one"
+                            .to_owned(),
+                    ),
+                ),
                 None => (State::Ok, None),
             }
         }
@@ -212,23 +236,57 @@ async fn check(repository: &Repository<'_>, wanted: &Wanted) -> Found {
 }
 
 /// Makes it what it should be and sends a ping through it.
-async fn register(repository: &Repository<'_>, wanted: &Wanted, secret: &str) -> Found {
+async fn register(repository: &Repository<'_>, wanted: &Wanted, secret: &Secret) -> Found {
+    let Secret { present, previous } = secret;
     let (id, mut state) = match standing(&repository.hooks().await?, wanted) {
-        Standing::Missing => (repository.create(wanted, secret).await?, State::Created),
+        Standing::Missing => (repository.create(wanted, present).await?, State::Created),
         Standing::Stale(id, _) => {
-            repository.update(id, wanted, secret).await?;
+            repository.update(id, wanted, present).await?;
             (id, State::Updated)
         }
-        Standing::Right(id) => (id, State::Ok),
+        // A ping that is taken says nothing while the secret before is taken too.
+        Standing::Right(id) => match previous {
+            Some(previous) => return rotate(repository, wanted, id, present, previous).await,
+            None => (id, State::Ok),
+        },
     };
     let mut answered = repository.ping(id).await?;
     // GitHub does not show the secret it has; a refusal does.
     if answered == Some(401) && state == State::Ok {
-        repository.update(id, wanted, secret).await?;
+        repository.update(id, wanted, present).await?;
         state = State::Updated;
         answered = repository.ping(id).await?;
     }
-    Ok(match answered {
+    Ok(outcome(state, answered))
+}
+
+/// Gives it the present secret. Where that is not known yet to who serves the project it
+/// gets the one before again, so that no delivery is lost meanwhile.
+async fn rotate(
+    repository: &Repository<'_>,
+    wanted: &Wanted,
+    id: u64,
+    present: &str,
+    previous: &str,
+) -> Found {
+    repository.update(id, wanted, present).await?;
+    let answered = repository.ping(id).await?;
+    if answered != Some(401) {
+        return Ok(outcome(State::Updated, answered));
+    }
+    repository.update(id, wanted, previous).await?;
+    Ok((
+        State::Failing,
+        Some(
+            "a ping with the present secret was answered 401, so it has the one before again: \
+             let the other side know the present one first"
+                .to_owned(),
+        ),
+    ))
+}
+
+fn outcome(state: State, answered: Option<u16>) -> (State, Option<String>) {
+    match answered {
         Some(200..=299) => (state, None),
         Some(401) => (
             State::Failing,
@@ -244,7 +302,7 @@ async fn register(repository: &Repository<'_>, wanted: &Wanted, secret: &str) ->
             State::Failing,
             Some("registered; a ping did not arrive in time".to_owned()),
         ),
-    })
+    }
 }
 
 /// The repositories that sandboxes clone, and those that are named.
@@ -270,10 +328,19 @@ fn repositories(manifest: &Manifest, named: &[String]) -> Result<BTreeSet<String
     Ok(found)
 }
 
+/// What of GitHub's deliveries the project waits for.
+struct Paths {
+    /// The kinds that a repository's webhook is to send, by the path they go to.
+    events: BTreeMap<String, BTreeSet<String>>,
+    /// The events that it cannot carry, and what they need instead.
+    beyond: BTreeMap<String, String>,
+}
+
 /// The paths that take GitHub's deliveries, with the events each needs. What a sensor
 /// of the project looks at nobody knows, so it is sent everything.
-fn paths(manifest: &Manifest) -> BTreeMap<String, BTreeSet<String>> {
+fn paths(manifest: &Manifest) -> Paths {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut beyond = BTreeMap::new();
     for sensor in &manifest.sensors {
         let SensorTrigger::Webhook {
             path,
@@ -282,6 +349,15 @@ fn paths(manifest: &Manifest) -> BTreeMap<String, BTreeSet<String>> {
         else {
             continue;
         };
+        let built_in = match sensor.source {
+            SensorSource::Builtin => provider(&sensor.emits),
+            SensorSource::Module | SensorSource::Typescript | SensorSource::Shell => None,
+        };
+        let event = built_in.and_then(|provider| provider.event(&sensor.emits));
+        if let Some(needed) = event.and_then(BuiltIn::beyond_repository) {
+            beyond.insert(sensor.emits.clone(), needed);
+            continue;
+        }
         let events = found.entry(path.clone()).or_default();
         match sensor.source {
             SensorSource::Builtin => events.extend(kinds(sensor)),
@@ -295,7 +371,10 @@ fn paths(manifest: &Manifest) -> BTreeMap<String, BTreeSet<String>> {
             events.retain(|event| event == "*");
         }
     }
-    found
+    Paths {
+        events: found,
+        beyond,
+    }
 }
 
 /// The kinds of deliveries (`X-GitHub-Event`) that a built-in event is made of;
@@ -311,21 +390,49 @@ fn kinds(sensor: &Sensor) -> Vec<String> {
         .unwrap_or_else(|| vec!["*".to_owned()])
 }
 
-/// The secret that deliveries are signed with; made and written to `loopy.env` where
-/// there is none yet.
-async fn secret(
-    project: &Path,
-    secrets: &LocalSecrets,
-    terminal: Terminal,
-) -> Result<String, WebhooksError> {
-    let Some(variable) = VerifyScheme::Github.secret_variable() else {
-        return Err(WebhooksError::NoWebhook);
+/// The process's environment, over what the files of the named environment say.
+fn environment(arguments: &Github) -> Result<BTreeMap<String, String>, WebhooksError> {
+    let own = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let Some(name) = &arguments.env else {
+        return Ok(own.collect());
     };
-    let known = secrets.webhook_secrets(&variable).await?;
-    if let Some(secret) = known.into_iter().next() {
-        return Ok(secret);
-    }
-    let path = project.join("loopy.env");
+    let mut variables = engine_variables(&arguments.project, Some(name))?;
+    variables.extend(own.filter(|(_, value)| !value.is_empty()));
+    Ok(variables)
+}
+
+/// The secret that deliveries are signed with, and the one before it while both are
+/// taken.
+struct Secret {
+    present: String,
+    previous: Option<String>,
+}
+
+fn known(secrets: &LocalSecrets) -> Result<Option<Secret>, WebhooksError> {
+    let variable = variable()?;
+    let present = secrets.webhook_secret(&variable)?;
+    let previous = secrets.webhook_secret(&previous_secret(&variable))?;
+    Ok(present.map(|present| Secret {
+        previous: previous.filter(|previous| *previous != present),
+        present,
+    }))
+}
+
+fn variable() -> Result<String, WebhooksError> {
+    VerifyScheme::Github
+        .secret_variable()
+        .ok_or(WebhooksError::NoWebhook)
+}
+
+/// Makes a secret and writes it to the file that `loopy deploy` would read it from.
+fn make(arguments: &Github, terminal: Terminal) -> Result<Secret, WebhooksError> {
+    let variable = variable()?;
+    let file = match &arguments.env {
+        Some(env) => format!("loopy.{env}.env"),
+        None => ENGINE_FILE.to_owned(),
+    };
+    let path = arguments.project.join(file);
     let keep = |source: io::Error| WebhooksError::Keep {
         path: path.clone(),
         source,
@@ -354,5 +461,39 @@ async fn secret(
         "made {variable} and wrote it to {}",
         path.display()
     ));
-    Ok(secret)
+    Ok(Secret {
+        present: secret,
+        previous: None,
+    })
+}
+
+/// Refuses to take the secret of `loopy.env` for a stack whose name ends with that of an
+/// environment, where the environment's own file says otherwise or could.
+fn right_environment(arguments: &Github, known: Option<&Secret>) -> Result<(), WebhooksError> {
+    let (None, Some(stack)) = (&arguments.env, &arguments.base.stack) else {
+        return Ok(());
+    };
+    let mut names = stack
+        .match_indices('-')
+        .filter_map(|(at, _)| stack.get(at + 1..));
+    let there = |name: &&str| {
+        let file = format!("loopy.{name}.env");
+        arguments.project.join(file).is_file()
+    };
+    let Some(env) = names.find(there) else {
+        return Ok(());
+    };
+    let variable = variable()?;
+    // The process's environment counts before all files.
+    let own = std::env::var(&variable).is_ok_and(|value| !value.is_empty());
+    let laid_over = engine_variables(&arguments.project, Some(env))?;
+    let same = known.is_some_and(|known| laid_over.get(&variable) == Some(&known.present));
+    if own || same {
+        return Ok(());
+    }
+    Err(WebhooksError::WhichEnvironment {
+        variable,
+        stack: stack.clone(),
+        env: env.to_owned(),
+    })
 }

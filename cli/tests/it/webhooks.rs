@@ -116,6 +116,170 @@ octo/other	http://127.0.0.1:[PORT]/hooks/github	updated
 }
 
 #[test]
+fn a_rotated_secret_reaches_github_while_the_one_before_is_still_taken() {
+    let github = GithubApi::start(&[]).unwrap();
+    let project = project();
+    let before = "GITHUB_WEBHOOK_SECRET=old\n";
+    let after = "GITHUB_WEBHOOK_SECRET=new\nGITHUB_WEBHOOK_SECRET_PREVIOUS=old\n";
+    project.write("loopy.env", before);
+    let serving = project.serve();
+    let base = serving.url.clone();
+    let webhooks = |more: &[&str]| {
+        let mut arguments = vec!["webhooks", "github", "--url", &base];
+        arguments.extend(more);
+        project
+            .loopy(&arguments)
+            .env("GITHUB_API_URL", &github.url())
+            .env("GITHUB_TOKEN", PERSON)
+    };
+    webhooks(&[]).assert().code(0);
+    assert_eq!(github.hook_secrets("octo/hello"), ["old"]);
+    project.write("loopy.env", after);
+    // GitHub does not say which it has, and a look sends nothing.
+    webhooks(&["--check"]).assert().code(0).stdout_eq(str![[r#"
+octo/hello	http://127.0.0.1:[PORT]/hooks/github	ok	whether it has the present secret or the one before cannot be told: both are taken; without --check it is given the present one
+octo/other	http://127.0.0.1:[PORT]/hooks/github	ok	whether it has the present secret or the one before cannot be told: both are taken; without --check it is given the present one
+
+"#]]);
+    assert_eq!(github.hook_secrets("octo/hello"), ["old"]);
+    webhooks(&[]).assert().code(0).stdout_eq(str![[r#"
+octo/hello	http://127.0.0.1:[PORT]/hooks/github	updated
+octo/other	http://127.0.0.1:[PORT]/hooks/github	updated
+
+"#]]);
+    assert_eq!(github.hook_secrets("octo/hello"), ["new"]);
+    // So the one before can go.
+    project.write("loopy.env", "GITHUB_WEBHOOK_SECRET=new\n");
+    webhooks(&[]).assert().code(0).stdout_eq(str![[r#"
+octo/hello	http://127.0.0.1:[PORT]/hooks/github	ok
+octo/other	http://127.0.0.1:[PORT]/hooks/github	ok
+
+"#]]);
+    // Who serves does not know the new one yet: GitHub keeps the one that is taken.
+    webhooks(&["--repo", "octo/hello"])
+        .env("GITHUB_WEBHOOK_SECRET", "newer")
+        .env("GITHUB_WEBHOOK_SECRET_PREVIOUS", "new")
+        .assert()
+        .code(1)
+        .stdout_eq(str![[r#"
+octo/hello	http://127.0.0.1:[PORT]/hooks/github	failing	a ping with the present secret was answered 401, so it has the one before again: let the other side know the present one first
+octo/other	http://127.0.0.1:[PORT]/hooks/github	failing	a ping with the present secret was answered 401, so it has the one before again: let the other side know the present one first
+
+"#]]);
+    assert_eq!(github.hook_secrets("octo/hello"), ["new"]);
+    serving.stop().code(0);
+}
+
+#[test]
+fn an_environment_s_secret_is_the_one_of_its_own_file() {
+    let github = GithubApi::start(&[]).unwrap();
+    let project = project();
+    project.write("loopy.env", "GITHUB_WEBHOOK_SECRET=plain\n");
+    project.write("loopy.staging.env", "GITHUB_WEBHOOK_SECRET=staged\n");
+    let webhooks = |more: &[&str]| {
+        let mut arguments = vec!["webhooks", "github", "--url", "http://127.0.0.1:9"];
+        arguments.extend(more);
+        project
+            .loopy(&arguments)
+            .env("GITHUB_API_URL", &github.url())
+            .env("GITHUB_TOKEN", PERSON)
+    };
+    webhooks(&["--env", "staging"]).assert().code(1);
+    assert_eq!(github.hook_secrets("octo/hello"), ["staged"]);
+    // What the environment has no value for is taken from below it, as `deploy` does.
+    project.write("loopy.staging.env", "OTHER=1\n");
+    github.edit_hooks("octo/hello", &json!({ "active": false }));
+    webhooks(&["--env", "staging"]).assert().code(1);
+    assert_eq!(github.hook_secrets("octo/hello"), ["plain"]);
+    // And one that is made is written where `deploy` looks for it.
+    project.write("loopy.env", "OTHER=1\n");
+    webhooks(&["--env", "staging"])
+        .assert()
+        .code(1)
+        .stderr_eq(str![[r#"
+made GITHUB_WEBHOOK_SECRET and wrote it to ./loopy.staging.env
+
+hint: [..]
+
+"#]]);
+    let text = fs::read_to_string(project.path().join("loopy.staging.env")).unwrap();
+    assert!(
+        text.starts_with("OTHER=1\nGITHUB_WEBHOOK_SECRET="),
+        "{text}"
+    );
+    let plain = fs::read_to_string(project.path().join("loopy.env")).unwrap();
+    assert_eq!(plain, "OTHER=1\n");
+}
+
+#[test]
+fn what_no_repository_s_webhook_carries_is_left_out_and_said() {
+    let github = GithubApi::start(&[]).unwrap();
+    let project = project();
+    let step = |on: &str| format!("---\non: {on}\nagent: Shell\n---\ntrue\n");
+    project.write(
+        "workflows/board/move.md",
+        &step("Github.ProjectsV2ItemEdited"),
+    );
+    project.write("workflows/queue/check.md", &step("Github.MergeGroup"));
+    let webhooks = || {
+        project
+            .loopy(&["webhooks", "github", "--url", "http://127.0.0.1:9"])
+            .env("GITHUB_API_URL", &github.url())
+            .env("GITHUB_TOKEN", PERSON)
+            .env("GITHUB_WEBHOOK_SECRET", "s")
+    };
+    webhooks().assert().code(1).stderr_eq(str![[r#"
+Github.MergeGroup needs a GitHub App: no repository's webhook carries it
+Github.ProjectsV2ItemEdited needs an organization webhook: no repository's webhook carries it
+
+hint: [..]
+
+"#]]);
+    assert_eq!(
+        github.hooks("octo/hello")[0]["events"],
+        json!(["pull_request", "push"])
+    );
+    for only in ["workflows/review/look.md", "workflows/build/make.md"] {
+        fs::remove_file(project.path().join(only)).unwrap();
+    }
+    webhooks().assert().code(2).stderr_eq(str![[r#"
+Github.MergeGroup needs a GitHub App: no repository's webhook carries it
+Github.ProjectsV2ItemEdited needs an organization webhook: no repository's webhook carries it
+error: no webhook of a repository carries what this project waits for
+
+hint: `loopy docs events` says what each event needs instead; enter there the address and the secret that `loopy webhooks list` names
+
+"#]]);
+}
+
+#[test]
+fn github_s_own_reason_is_passed_on() {
+    let github = GithubApi::start(&[]).unwrap();
+    let project = project();
+    let reason = "The \"push\" event cannot have more than 20 hooks";
+    let errors = json!([{ "resource": "Hook", "code": "custom", "message": reason }]);
+    let body = json!({ "message": "Validation Failed", "errors": errors });
+    github.refuse_hooks("octo/hello", 422, &body);
+    github.refuse_hooks(
+        "octo/other",
+        301,
+        &json!({ "message": "Moved Permanently" }),
+    );
+    project
+        .loopy(&["webhooks", "github", "--url", "https://x.org"])
+        .env("GITHUB_API_URL", &github.url())
+        .env("GITHUB_TOKEN", PERSON)
+        .env("GITHUB_WEBHOOK_SECRET", "s")
+        .assert()
+        .code(1)
+        .stdout_eq(str![[r#"
+octo/hello	https://x.org/hooks/github	error	GitHub answered 422 Unprocessable Entity: Validation Failed (The "push" event cannot have more than 20 hooks)
+octo/other	https://x.org/hooks/github	error	GitHub answered 301 Moved Permanently: Moved Permanently; the repository was renamed or moved: write its present name
+
+"#]]);
+}
+
+#[test]
 fn a_hook_that_nobody_answers_is_told() {
     let github = GithubApi::start(&[("octo/hello", 7), ("octo/other", 8)]).unwrap();
     let project = project();
@@ -180,6 +344,60 @@ error: no sensor and no built-in event of this project takes deliveries of GitHu
 hint: start a step on an event such as Github.PullRequestOpened (`loopy docs events` lists them), or give a sensor verify="github"
 
 "#]]);
+}
+
+#[test]
+fn a_stack_is_taken_before_the_variable_with_an_address() {
+    // There is no such stack, and nobody to ask: the point is that it is looked for.
+    let list = |arguments: &[&str]| {
+        project()
+            .loopy(&[&["webhooks", "list"], arguments].concat())
+            .env("LOOPY_PUBLIC_URL", "https://x.org")
+            .env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_MAX_ATTEMPTS", "1")
+            .assert()
+    };
+    let stack = list(&["--stack", "x"]).code(2);
+    let said = String::from_utf8_lossy(&stack.get_output().stderr).into_owned();
+    assert!(
+        said.contains('x') && !said.contains("cannot be used with"),
+        "{said}"
+    );
+    list(&[]).code(0).stdout_eq(str![[r#"
+https://x.org/hooks/github	github	builtin:Github.PullRequestOpened, builtin:Github.Push
+
+"#]]);
+    let both = list(&["--stack", "x", "--url", "https://y.org"]).code(2);
+    let said = String::from_utf8_lossy(&both.get_output().stderr).into_owned();
+    assert!(said.contains("cannot be used with"), "{said}");
+}
+
+#[test]
+fn a_secret_is_not_made_for_the_wrong_environment() {
+    let github = GithubApi::start(&[]).unwrap();
+    let project = project();
+    project.write("loopy.staging.env", "OTHER=1\n");
+    let made = project
+        .loopy(&["webhooks", "github", "--stack", "x-staging"])
+        .env("GITHUB_API_URL", &github.url())
+        .env("GITHUB_TOKEN", PERSON)
+        .env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", "eu-central-1")
+        .env("AWS_MAX_ATTEMPTS", "1")
+        .assert()
+        .code(2);
+    made.stderr_eq(str![[r#"
+error: stack x-staging seems to be the environment staging, as loopy.staging.env is there, and its GITHUB_WEBHOOK_SECRET would be another than that of loopy.env
+
+hint: pass --env staging to look for it there, and to write it there if need be
+
+"#]]);
+    assert!(!project.path().join("loopy.env").exists());
 }
 
 #[test]

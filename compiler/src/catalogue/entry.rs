@@ -4,6 +4,7 @@
 //! ```yaml
 //! kind: header x-github-event   # where the kind stands: a header, or a place in the body
 //! action: /action               # where the action stands; without it, behind the kind's dot
+//! hooks: [repository, app]       # which kinds of webhooks carry it, where there are several
 //! common: { repo: str /repository/full_name }    # fields of all events
 //! events:
 //!   - kind: pull_request
@@ -34,6 +35,9 @@ struct File {
     about: String,
     kind: String,
     action: Option<String>,
+    /// What kinds of webhooks carry a delivery, where the service has several.
+    #[serde(default)]
+    hooks: Vec<String>,
     #[serde(default)]
     common: BTreeMap<String, FieldText>,
     events: Vec<Entry>,
@@ -48,6 +52,8 @@ struct Entry {
     name: Option<String>,
     /// What it is about.
     subject: String,
+    /// What kinds of webhooks carry it, where that is not what the file says of all.
+    hooks: Option<Vec<String>>,
     /// What may stand where the action stands. Each makes an event.
     #[serde(default)]
     actions: Actions,
@@ -188,9 +194,11 @@ impl Entry {
                     .collect()
             }
         };
+        let hooks = self.hooks.as_ref().unwrap_or(&file.hooks);
         let event = |ending: &str, about: String, of: Vec<Check>| BuiltIn {
             name: format!("{prefix}{name}{ending}"),
             about,
+            hooks: hooks.clone(),
             when: of.into_iter().chain(checks.iter().cloned()).collect(),
             fields: fields.clone().into_iter().collect(),
         };

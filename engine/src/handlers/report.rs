@@ -79,20 +79,34 @@ impl From<PortError> for Refusal {
     }
 }
 
+fn answer(refusal: Refusal) -> Answer {
+    match refusal {
+        Refusal::Client(status, error) => Answer::refused(status, error),
+        Refusal::Port(error) => {
+            tracing::error!(%error, "report not served");
+            Answer::refused(503, "not served now; send it again")
+        }
+    }
+}
+
 impl Engine {
     /// Serves one request of a runner; see [`loopy_contract::report`].
     pub async fn report(&self, request: ReportRequest) -> Answer {
         match self.serve_report(request).await {
             Ok(body) => Answer { status: 200, body },
-            Err(Refusal::Client(status, error)) => Answer::refused(status, error),
-            Err(Refusal::Port(error)) => {
-                tracing::error!(%error, "report not served");
-                Answer::refused(503, "not served now; send it again")
-            }
+            Err(refusal) => answer(refusal),
         }
     }
 
-    async fn serve_report(&self, request: ReportRequest) -> Result<Value, Refusal> {
+    /// What a request is answered whatever its body is; `None` when it is let in. The
+    /// body of `head` is not looked at, so that nobody takes in a stranger's.
+    /// [`Engine::report`] checks the same again.
+    pub async fn report_head(&self, head: &ReportRequest) -> Option<Answer> {
+        self.authorize(head).await.err().map(answer)
+    }
+
+    /// The attempt that a request is for, if its token is that attempt's.
+    async fn authorize(&self, request: &ReportRequest) -> Result<Target, Refusal> {
         let target = Target::parse(&request.path)
             .ok_or_else(|| Refusal::Client(404, "no such path".to_owned()))?;
         let key = self.ports.secrets.token_key().await?;
@@ -109,6 +123,11 @@ impl Engine {
                 "the token is not this attempt's".to_owned(),
             ));
         }
+        Ok(target)
+    }
+
+    async fn serve_report(&self, request: ReportRequest) -> Result<Value, Refusal> {
+        let target = self.authorize(&request).await?;
         match (request.method.as_str(), target.leaf.as_str()) {
             ("GET", "envelope") => {
                 let stored = match self.attempt_under_way(&target).await {

@@ -46,33 +46,41 @@ pub struct WebhookRequest {
 }
 
 impl Engine {
-    /// Takes a webhook delivery: 202 accepted (or seen before; some want a 200), 401
-    /// not verified, 404 no such path, 405 not a POST, 413 or 431 too large, 429 too
-    /// many, 503 when it cannot be verified or queued now, or a sensor on the path
+    /// Takes a webhook delivery: 202 accepted (or seen before; some want a 200), 404 no
+    /// such path, 405 not a POST, 431 or 413 too large, 401 not verified, 429 too many,
+    /// 503 when it cannot be verified or queued now, or a sensor on the path
     /// cannot be loaded.
     pub async fn webhook(&self, request: WebhookRequest) -> Answer {
         match self.take_delivery(request).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::error!(%error, "webhook delivery not accepted");
-                Answer::refused(503, "not accepted now; send it again")
+                not_now()
+            }
+        }
+    }
+
+    /// What a delivery is answered whatever its body is; `None` when the body decides.
+    /// The body of `head` is not looked at: whoever serves asks this before reading it,
+    /// so that a stranger's is not taken in. [`Engine::webhook`] checks the same again.
+    pub async fn webhook_head(&self, head: &WebhookRequest) -> Option<Answer> {
+        match self.ports.manifests.current().await {
+            Ok(manifest) => check_head(&manifest, head).err(),
+            Err(error) => {
+                tracing::error!(%error, "webhook delivery not accepted");
+                Some(not_now())
             }
         }
     }
 
     async fn take_delivery(&self, request: WebhookRequest) -> Result<Answer, PortError> {
         let manifest = self.ports.manifests.current().await?;
-        let Some(scheme) = scheme(&manifest, &request.path) else {
-            return Ok(Answer::refused(404, "no webhook here"));
+        let scheme = match check_head(&manifest, &request) {
+            Ok(scheme) => scheme,
+            Err(answer) => return Ok(answer),
         };
-        if request.method != "POST" {
-            return Ok(Answer::refused(405, "only POST"));
-        }
         if request.body.len() > MAX_BODY_BYTES {
             return Ok(Answer::refused(413, "too large"));
-        }
-        if header_bytes(&request.headers) > MAX_HEADER_BYTES {
-            return Ok(Answer::refused(431, "too large"));
         }
         let now = self.ports.clock.now();
         if let Some(variable) = scheme.secret_variable() {
@@ -120,6 +128,29 @@ impl Engine {
         self.ports.store.mark_seen(&id, expires).await?;
         Ok(accepted(scheme, &id, false))
     }
+}
+
+/// How a delivery is verified, or what it is answered by its path, its method and its
+/// headers alone.
+fn check_head(manifest: &Manifest, head: &WebhookRequest) -> Result<VerifyScheme, Answer> {
+    let Some(scheme) = scheme(manifest, &head.path) else {
+        return Err(Answer::refused(404, "no webhook here"));
+    };
+    if head.method != "POST" {
+        return Err(Answer::refused(405, "only POST"));
+    }
+    if header_bytes(&head.headers) > MAX_HEADER_BYTES {
+        return Err(Answer::refused(431, "too large"));
+    }
+    if let Err(why) = verify::signed(scheme, &head.headers) {
+        tracing::warn!(path = head.path, %why, "webhook delivery refused");
+        return Err(Answer::refused(401, "not verified"));
+    }
+    Ok(scheme)
+}
+
+fn not_now() -> Answer {
+    Answer::refused(503, "not accepted now; send it again")
 }
 
 /// The answer to a delivery that was taken. Linear and Slack know no success but 200,

@@ -14,9 +14,20 @@ use std::time::Duration;
 /// What a person shows to reach every repository's webhooks.
 pub const PERSON: &str = "ghp_of_the_tests";
 
+/// The kinds that no webhook of a repository carries (GitHub's OpenAPI description,
+/// x-github.supported-webhook-types).
+const OF_OTHERS: &str = "custom_property deployment_protection_rule deployment_review \
+    github_app_authorization installation installation_repositories installation_target \
+    marketplace_purchase membership merge_group org_block organization \
+    personal_access_token_request projects_v2 projects_v2_item projects_v2_status_update \
+    repository_dispatch security_advisory sponsorship team workflow_dispatch";
+
 /// The webhooks of all repositories, by `owner/name`.
 #[derive(Default)]
-pub(super) struct Hooks(Mutex<BTreeMap<String, Vec<Stored>>>);
+pub(super) struct Hooks(Mutex<BTreeMap<String, Vec<Stored>>>, Refusals);
+
+/// What is refused whatever is asked, by `owner/name`.
+type Refusals = Mutex<BTreeMap<String, (StatusCode, Value)>>;
 
 #[derive(Clone)]
 struct Stored {
@@ -67,6 +78,20 @@ impl Hooks {
         of.map(Stored::shown).collect()
     }
 
+    /// The secrets of a repository's webhooks.
+    pub(super) fn secrets(&self, name: &str) -> Vec<String> {
+        let hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = hooks.get(name).into_iter().flatten();
+        of.map(|hook| hook.secret.clone()).collect()
+    }
+
+    /// Refuses all that is asked of a repository's webhooks.
+    pub(super) fn refuse(&self, name: &str, status: u16, body: &Value) {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut refused = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.insert(name.to_owned(), (status, body.clone()));
+    }
+
     /// Changes the webhooks of a repository as a person would on its pages.
     pub(super) fn edit(&self, name: &str, body: &Value) {
         let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,6 +109,12 @@ impl Hooks {
 
 /// Whether the caller may administer the repository's webhooks.
 fn may(shared: &Shared, headers: &HeaderMap, name: &str) -> Result<(), Box<Response>> {
+    let refusals = shared.hooks.1.lock();
+    let refusal = refusals.unwrap_or_else(PoisonError::into_inner);
+    if let Some((status, body)) = refusal.get(name) {
+        return Err(Box::new(answer(*status, body)));
+    }
+    drop(refusal);
     let token = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -99,6 +130,16 @@ fn may(shared: &Shared, headers: &HeaderMap, name: &str) -> Result<(), Box<Respo
             "Bad credentials",
         ))),
     }
+}
+
+/// Refuses events that a repository's webhook cannot carry.
+fn wrong_events(body: &Value) -> Option<Response> {
+    let events = body["events"].as_array()?;
+    let mut events = events.iter().filter_map(Value::as_str);
+    events.find(|event| OF_OTHERS.split_whitespace().any(|other| other == *event))?;
+    let error = json!({ "resource": "Hook", "code": "invalid", "field": "events" });
+    let body = json!({ "message": "Validation Failed", "errors": [error] });
+    Some(answer(StatusCode::UNPROCESSABLE_ENTITY, &body))
 }
 
 type Repo = Path<(String, String)>;
@@ -129,6 +170,9 @@ pub(super) async fn create(
     let body: Value = serde_json::from_str(&body).unwrap_or_default();
     if body["name"] != "web" || !body["config"]["url"].is_string() {
         return refused(StatusCode::UNPROCESSABLE_ENTITY, "Validation Failed");
+    }
+    if let Some(refusal) = wrong_events(&body) {
+        return refusal;
     }
     let hook = {
         let mut hooks = shared
@@ -163,6 +207,9 @@ pub(super) async fn update(
         return *refusal;
     }
     let body: Value = serde_json::from_str(&body).unwrap_or_default();
+    if let Some(refusal) = wrong_events(&body) {
+        return refusal;
+    }
     let changed = shared.hooks.with(&name, id, |hook| {
         hook.take(&body);
         hook.shown()

@@ -32,12 +32,11 @@ pub(super) fn delivery_id(
     let given = match scheme {
         VerifyScheme::Github => header("x-github-delivery"),
         VerifyScheme::Standard => header("webhook-id"),
-        VerifyScheme::Linear => header("linear-delivery"),
         // Sent again, these differ in parts that do not matter.
         VerifyScheme::Stripe => in_body(&request.body, "/id"),
         VerifyScheme::Slack => in_body(&request.body, "/event_id"),
         VerifyScheme::Pagerduty => in_body(&request.body, "/event/id"),
-        VerifyScheme::Sentry => None,
+        VerifyScheme::Linear | VerifyScheme::Sentry => None,
         VerifyScheme::None => OPEN_HEADERS.into_iter().find_map(header),
     };
     if let Some(id) = given {
@@ -49,11 +48,21 @@ pub(super) fn delivery_id(
         VerifyScheme::None => now.to_string(),
         _ => String::new(),
     };
-    let body = STANDARD.encode(&request.body);
+    let timeless = (scheme == VerifyScheme::Linear).then(|| without_time(&request.body));
+    let body = STANDARD.encode(timeless.flatten().as_ref().unwrap_or(&request.body));
     derive(
         &["delivery-body", &request.path, &request.query, &more, &body],
         32,
     )
+}
+
+/// A body of Linear's without the time at which it was sent, the one part that differs
+/// when it is sent again. `Linear-Delivery` is not signed; what happened, to what and
+/// when (`createdAt`) is.
+fn without_time(body: &[u8]) -> Option<Vec<u8>> {
+    let mut body: Value = serde_json::from_slice(body).ok()?;
+    body.as_object_mut()?.remove("webhookTimestamp")?;
+    Some(body.to_string().into_bytes())
 }
 
 /// A text in a JSON body.
@@ -102,9 +111,19 @@ mod tests {
             ),
             (
                 VerifyScheme::Linear,
-                (&[("linear-delivery", "a")], r#"{"webhookTimestamp":1}"#),
-                (&[("linear-delivery", "a")], r#"{"webhookTimestamp":2}"#),
-                (&[("linear-delivery", "b")], r#"{"webhookTimestamp":1}"#),
+                (
+                    &[("linear-delivery", "a")],
+                    r#"{"createdAt":"1","webhookTimestamp":1}"#,
+                ),
+                // Whoever repeats signed bytes may write what they like into the header.
+                (
+                    &[("linear-delivery", "b")],
+                    r#"{"createdAt":"1","webhookTimestamp":2}"#,
+                ),
+                (
+                    &[("linear-delivery", "a")],
+                    r#"{"createdAt":"2","webhookTimestamp":1}"#,
+                ),
             ),
             (
                 VerifyScheme::Stripe,
