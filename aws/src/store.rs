@@ -150,7 +150,11 @@ impl DynamoStore {
         for (name, value) in attributes {
             put = put.item(name, value);
         }
-        let put = if_version(put, expected);
+        self.put_if(what, if_version(put, expected)).await
+    }
+
+    /// Writes an item under a condition. False when that does not hold.
+    async fn put_if(&self, what: &str, put: PutItemFluentBuilder) -> Result<bool, PortError> {
         match put.send().await {
             Ok(_) => Ok(true),
             Err(error)
@@ -548,18 +552,29 @@ impl Store for DynamoStore {
         Ok(Some((time(&what, &item, "at")?, text)))
     }
 
-    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
-        self.client
+    async fn set_snapshot(
+        &self,
+        name: &str,
+        expected: Option<Timestamp>,
+        at: Timestamp,
+        text: &str,
+    ) -> Result<bool, PortError> {
+        let put = self
+            .client
             .put_item()
             .table_name(&self.table)
             .item("pk", AttributeValue::S(mark_key(name)))
             .item("sk", AttributeValue::S("MARK".to_owned()))
             .item("at", AttributeValue::S(at.to_string()))
-            .item("snapshot", AttributeValue::S(text.to_owned()))
-            .send()
-            .await
-            .map(|_| ())
-            .map_err(|error| failed(self.what(&format!("write snapshot {name}")), &error))
+            .item("snapshot", AttributeValue::S(text.to_owned()));
+        let put = match expected {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(expected) => put
+                .condition_expression("#at = :expected")
+                .expression_attribute_names("#at", "at")
+                .expression_attribute_values(":expected", AttributeValue::S(expected.to_string())),
+        };
+        self.put_if(&format!("write snapshot {name}"), put).await
     }
 
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {

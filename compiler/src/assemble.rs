@@ -187,8 +187,35 @@ fn lineage(workflows: &Workflows, sensors: &Sensors) -> Lineage {
     Lineage { events }
 }
 
-/// The files of each used skill. A file belongs to the innermost skill around
-/// it, so a skill that lies inside another one is not part of that one.
+/// The skill that a file below `skills/` belongs to: the innermost one around it, so that
+/// a skill which lies inside another one is not part of that one.
+fn owner<'s>(inside: &'s str, skills: &BTreeSet<&str>) -> Option<&'s str> {
+    let mut folder = inside;
+    loop {
+        match folder.rsplit_once('/') {
+            Some((parent, _)) if skills.contains(parent) => return Some(parent),
+            Some((parent, _)) => folder = parent,
+            None => return skills.contains(".").then_some("."),
+        }
+    }
+}
+
+/// How many bytes the files of each skill have.
+pub(crate) fn skill_sizes<'s>(
+    sources: &'s Sources,
+    skills: &BTreeSet<&str>,
+) -> BTreeMap<&'s str, u64> {
+    let mut sizes = BTreeMap::new();
+    for (path, file) in sources.below("skills/") {
+        let inside = path.strip_prefix("skills/");
+        if let (Some(owner), File::Bytes(bytes)) = (inside.and_then(|it| owner(it, skills)), file) {
+            *sizes.entry(owner).or_default() += bytes.len() as u64;
+        }
+    }
+    sizes
+}
+
+/// The files of each used skill.
 fn skill_files(
     sources: &Sources,
     skills: &BTreeSet<&str>,
@@ -200,15 +227,7 @@ fn skill_files(
         let Some(inside) = path.strip_prefix("skills/") else {
             continue;
         };
-        let mut folder = inside;
-        let owner = loop {
-            match folder.rsplit_once('/') {
-                Some((parent, _)) if skills.contains(parent) => break Some(parent),
-                Some((parent, _)) => folder = parent,
-                None => break skills.contains(".").then_some("."),
-            }
-        };
-        let Some(owner) = owner.filter(|owner| used.contains(*owner)) else {
+        let Some(owner) = owner(inside, skills).filter(|owner| used.contains(*owner)) else {
             continue;
         };
         let relative = match owner {

@@ -100,7 +100,8 @@ pub fn compile(sources: &Sources) -> Compilation {
     builtin::inject(&workflows, &mut registry, &mut sensors.drafts, &mut report);
     reads::check(&workflows, &registry, &mut report);
     reference::check_steps(&workflows, &registry, &mut report);
-    reference::check_registry(&workflows, &registry, &skills, &mut report);
+    let sizes = assemble::skill_sizes(sources, &skills);
+    reference::check_registry(&workflows, &registry, &skills, &sizes, &mut report);
 
     let modules = sensor::javascript::modules(sources, &sensors, &mut report);
 

@@ -7,6 +7,7 @@ use crate::nearest::did_you_mean;
 use crate::registry::{self, RegistryDraft};
 use crate::sensor::SensorDraft;
 use crate::step::{StepDraft, TriggerDraft, Workflows};
+use loopy_contract::files::MAX_SKILL_BYTES;
 use loopy_contract::manifest::Trigger;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,9 +68,11 @@ pub(crate) fn check_registry(
     workflows: &Workflows,
     registry: &RegistryDraft,
     skills: &BTreeSet<&str>,
+    sizes: &BTreeMap<&str, u64>,
     report: &mut Report,
 ) {
     for (name, entry) in &registry.agents.entries {
+        check_size(name, &entry.body.skills, sizes, report);
         if let Some((sandbox, span)) = &entry.body.sandbox
             && registry.sandboxes.lacks(sandbox)
         {
@@ -110,6 +113,36 @@ pub(crate) fn check_registry(
                 ));
         }
     }
+}
+
+/// Checks that the skills of an agent are not more than can be handed to it.
+fn check_size(
+    agent: &str,
+    skills: &[(String, Span)],
+    sizes: &BTreeMap<&str, u64>,
+    report: &mut Report,
+) {
+    let size = |skill: &str| sizes.get(skill).copied().unwrap_or_default();
+    // One that is named twice is handed over once.
+    let named: BTreeSet<&str> = skills.iter().map(|(skill, _)| skill.as_str()).collect();
+    let all: u64 = named.iter().map(|skill| size(skill)).sum();
+    let largest = skills.iter().max_by_key(|(skill, _)| size(skill));
+    let Some((skill, span)) = largest.filter(|_| all > MAX_SKILL_BYTES) else {
+        return;
+    };
+    report
+        .add(
+            Code::E510,
+            registry::FILE,
+            *span,
+            format!(
+                "the skills of agent `{agent}` have {all} bytes, and those of one agent may have {MAX_SKILL_BYTES}"
+            ),
+        )
+        .hint(format!(
+            "the largest is `{skill}` with {}; clone large data with `repos` in the sandbox",
+            size(skill)
+        ));
 }
 
 /// Warns of events that are waited for and never made.

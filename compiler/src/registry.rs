@@ -10,6 +10,7 @@ use crate::nearest::did_you_mean;
 use crate::sources::Sources;
 use crate::types::Fields;
 use crate::yaml::{self, Node, Scalar, Value};
+use loopy_contract::event::MAX_EVENT_NAME;
 use loopy_contract::manifest::{Agent, Harness, Limits, ModelKeys, Repo, Sandbox};
 use loopy_contract::price::Price;
 use std::collections::{BTreeMap, BTreeSet};
@@ -897,6 +898,16 @@ impl Reader<'_> {
         let mut section = Section::empty(complete && readable);
         for (name, node, span) in named {
             self.check_name(name, span, "event");
+            let length = name.encode_utf16().count();
+            if length > MAX_EVENT_NAME {
+                let beginning: String = name.chars().take(32).collect();
+                let message = format!(
+                    "the name of event `{beginning}…` has {length} characters, and the bus takes {MAX_EVENT_NAME}"
+                );
+                self.report
+                    .add(Code::E219, FILE, span, message)
+                    .hint("give it a shorter name");
+            }
             if let Some(namespace) = namespace(name) {
                 self.report
                     .add(

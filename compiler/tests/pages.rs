@@ -2,8 +2,8 @@
 //! this diagnostic, the fix takes it away, and so does turning a warning off.
 //!
 //! The files of the project in an example stand in blocks fenced by four
-//! backticks, with the info string `<language> <path>`, or `text link <path>`
-//! for a link. Those of the fix are laid over them.
+//! backticks, with the info string `<language> <path>`, `text link <path>` for a link,
+//! or `text large <path>` for a file of 17 MiB. Those of the fix are laid over them.
 
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
@@ -63,9 +63,10 @@ fn codes(files: &Files) -> BTreeSet<Code> {
         path
     };
     for (path, text) in files {
-        match path.strip_prefix("link ") {
-            Some(link) => symlink(text.trim(), make(link)).unwrap(),
-            None => fs::write(make(path), text).unwrap(),
+        match path.split_once(' ') {
+            Some(("link", link)) => symlink(text.trim(), make(link)).unwrap(),
+            Some(("large", large)) => fs::write(make(large), vec![b'x'; 17 << 20]).unwrap(),
+            _ => fs::write(make(path), text).unwrap(),
         }
     }
     let compilation = compile(&Sources::read(root.path()).unwrap());
@@ -73,11 +74,11 @@ fn codes(files: &Files) -> BTreeSet<Code> {
     diagnostics.map(|diagnostic| diagnostic.code).collect()
 }
 
-/// A file stands in for a link at its path or above it.
+/// A file stands in for a link at its path or above it, or for a large one.
 fn lay_over(files: &Files, more: &Files) -> Files {
     let mut files = files.clone();
-    files.retain(|path, _| match path.strip_prefix("link ") {
-        Some(link) => !more.keys().any(|path| Path::new(path).starts_with(link)),
+    files.retain(|path, _| match path.split_once(' ') {
+        Some((_, link)) => !more.keys().any(|path| Path::new(path).starts_with(link)),
         None => true,
     });
     files.extend(more.clone());

@@ -5,6 +5,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// The longest name of an event, in characters (UTF-16): EventBridge takes no longer
+/// `DetailType`.
+pub const MAX_EVENT_NAME: usize = 128;
+
 /// One registered event with its fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -21,7 +21,10 @@ pub const MAX_UNPACKED_BYTES: u64 = 128 * 1024 * 1024;
 /// The packs that one attempt may be handed, in bytes.
 pub const MAX_HANDED_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The bytes of a pack that are sent at once. Each part but the last has as many.
+/// What the skills of one agent may have, in bytes.
+pub const MAX_SKILL_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The bytes of a pack, or of a skill's file, that are sent at once. Each part but the last has as many.
 pub const PACK_PART: usize = 512 * 1024;
 
 /// Where each part of a pack of this size begins.

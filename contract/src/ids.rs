@@ -2,6 +2,7 @@
 //! id, so a redelivered message can only repeat what it did before.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io;
@@ -44,6 +45,36 @@ pub fn derive(parts: &[&str], chars: usize) -> String {
     let mut id = hex::encode(hasher.finalize());
     id.truncate(chars);
     id
+}
+
+/// Writes JSON that is the same for the same value, in whatever order a map keeps its
+/// keys.
+fn write_canonical(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(map) => write_object(map, text),
+        Value::Array(items) => {
+            text.push('[');
+            for item in items {
+                write_canonical(item, text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        plain => text.push_str(&plain.to_string()),
+    }
+}
+
+fn write_object(map: &Map<String, Value>, text: &mut String) {
+    let mut entries: Vec<_> = map.iter().collect();
+    entries.sort_by_key(|(key, _)| *key);
+    text.push('{');
+    for (key, value) in entries {
+        text.push_str(&Value::from(key.as_str()).to_string());
+        text.push(':');
+        write_canonical(value, text);
+        text.push(',');
+    }
+    text.push('}');
 }
 
 macro_rules! id {
@@ -110,11 +141,27 @@ impl RunId {
 }
 
 impl EventId {
-    /// The `index`-th event that `sensor` made of one delivery.
-    pub fn from_delivery(sensor: &str, delivery: &str, index: usize) -> Self {
+    /// The event called `name` with these fields that `sensor` made of one delivery;
+    /// `nth`, counted from 0, tells those apart that are alike in all of that.
+    ///
+    /// Where it stands in the sensor's answer plays no part: a call that is repeated
+    /// may answer in another order, or with more. What it gives again is the same
+    /// event, and what it did not give before is another one.
+    pub fn from_delivery(
+        sensor: &str,
+        delivery: &str,
+        name: &str,
+        fields: &Map<String, Value>,
+        nth: usize,
+    ) -> Self {
+        let mut text = String::new();
+        write_object(fields, &mut text);
         Self(format!(
             "evt-{}",
-            derive(&["delivery", sensor, delivery, &index.to_string()], 24)
+            derive(
+                &["content", sensor, delivery, name, &text, &nth.to_string()],
+                24
+            )
         ))
     }
 
@@ -135,5 +182,42 @@ impl EventId {
             "tick-{}",
             derive(&["tick", step, scheduled_at], 24)
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::json;
+
+    fn id(fields: &Value, nth: usize) -> EventId {
+        EventId::from_delivery("s", "d", "E", fields.as_object().unwrap(), nth)
+    }
+
+    #[test]
+    fn an_event_of_a_delivery_is_known_by_what_it_says() {
+        let one = json!({"n": 1, "of": {"a": [1, "x"], "b": null}});
+        let same: Value =
+            serde_json::from_str(r#"{"of": {"b": null, "a": [1, "x"]}, "n": 1}"#).unwrap();
+        assert_eq!(id(&one, 0), id(&same, 0));
+        assert_ne!(id(&one, 0), id(&one, 1));
+        for other in [
+            json!({}),
+            json!({"n": "1", "of": {"a": [1, "x"], "b": null}}),
+            json!({"n": 1, "of": {"a": ["x", 1], "b": null}}),
+            json!({"n": 1, "of": {"a": [[1], "x"], "b": null}}),
+            json!({"n": 1, "of": {"a": [1, "x"]}, "b": null}),
+        ] {
+            assert_ne!(id(&one, 0), id(&other, 0), "{other}");
+        }
+        let fields = one.as_object().unwrap();
+        for other in [
+            EventId::from_delivery("t", "d", "E", fields, 0),
+            EventId::from_delivery("s", "e", "E", fields, 0),
+            EventId::from_delivery("s", "d", "F", fields, 0),
+        ] {
+            assert_ne!(id(&one, 0), other);
+        }
     }
 }

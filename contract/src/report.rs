@@ -11,6 +11,7 @@
 //! | `POST …/transcript` with [`TranscriptPart`] | [`TranscriptReply`] |
 //! | `POST …/files` with [`FilesPart`] | [`FilesReply`] |
 //! | `POST …/fetch` with [`FilesAsk`] | [`FilesBytes`] |
+//! | `POST …/skill` with [`SkillAsk`] | [`FilesBytes`] |
 //! | `POST …/result` with [`StepResult`] | [`ResultReply`] |
 //!
 //! Files that a later step asks for are a pack: a gzipped tar of regular files. It
@@ -28,6 +29,7 @@ use crate::price::Price;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 /// The version both sides speak; an envelope with another one is refused.
 pub const PROTOCOL: u32 = 1;
@@ -40,6 +42,35 @@ pub const MAX_TRANSCRIPT_PART: usize = 128 * 1024;
 
 /// The longest transcript of an attempt, in bytes.
 pub const MAX_TRANSCRIPT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The largest envelope that is sent, in [`wire_bytes`]. A function's URL answers with
+/// 6 MB (6,291,556 bytes) at most, what is around the body included; at home it is the
+/// same, so that what works there works in a stack.
+pub const MAX_ENVELOPE_BYTES: usize = 6_000_000;
+
+/// How long a value is in the answer of a function: JSON, as a text in JSON, where each
+/// quote and backslash becomes two bytes.
+pub fn wire_bytes(value: &impl Serialize) -> usize {
+    let mut counter = WireCounter(0);
+    // It takes whatever is written to it, and what is sent are JSON values.
+    let _ = serde_json::to_writer(&mut counter, value);
+    counter.0
+}
+
+/// Counts what is written to it.
+struct WireCounter(usize);
+
+impl io::Write for WireCounter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let doubled = bytes.iter().filter(|byte| matches!(byte, b'"' | b'\\'));
+        self.0 += bytes.len() + doubled.count();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// What the launcher sets in the runner's environment, and nothing else.
 pub mod launch_env {
@@ -103,7 +134,8 @@ pub struct AttemptPath {
     pub step: String,
     /// Counted from 1.
     pub attempt: u32,
-    /// `envelope`, `heartbeat`, `transcript`, `files`, `fetch` or `result`; anything else is for the reader to refuse.
+    /// `envelope`, `heartbeat`, `transcript`, `files`, `fetch`, `skill` or `result`;
+    /// anything else is for the reader to refuse.
     pub leaf: String,
 }
 
@@ -212,6 +244,10 @@ pub struct Envelope {
     pub keeps: Vec<String>,
     /// Skills by name: path inside the skill to base64 of the file's bytes.
     pub skills: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where those would make the envelope too large, they are asked for: skills by
+    /// name, path inside the skill to how many bytes the file has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skill_files: BTreeMap<String, BTreeMap<String, u64>>,
     /// Seconds the attempt may take from now.
     pub seconds: u64,
     /// Dollars it may spend, if capped.
@@ -334,7 +370,18 @@ pub struct FilesAsk {
     pub offset: u64,
 }
 
-/// A part of a pack.
+/// Asks for a part of a skill's file that the envelope names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkillAsk {
+    /// The skill.
+    pub skill: String,
+    /// The path inside it.
+    pub path: String,
+    /// Where the part begins, a multiple of [`crate::files::PACK_PART`].
+    pub offset: u64,
+}
+
+/// A part of a pack or of a skill's file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesBytes {
     /// Base64 of the bytes.
@@ -411,6 +458,15 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn bytes_are_counted_as_a_function_answers_them() {
+        let value = serde_json::json!({"a": "\"quoted\" \\ \n \u{1} é", "b": [1, null, "x"]});
+        let body = value.to_string();
+        let answered = serde_json::to_string(&body).unwrap();
+        // But for the quotes around it.
+        assert_eq!(wire_bytes(&value) + 2, answered.len());
+    }
 
     #[test]
     fn plain_names_stand_for_themselves() {

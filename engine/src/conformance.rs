@@ -201,8 +201,21 @@ async fn snapshots(
         store.snapshot(&mark).await? == Some((first, String::new())),
     )?;
     let longest = "\u{e9}".repeat(MAX_SNAPSHOT / 2);
-    store.set_snapshot(&mark, first, "[1]").await?;
-    store.set_snapshot(&mark, second, &longest).await?;
+    promise(
+        "a snapshot that must be the first is not written over a watermark",
+        !store.set_snapshot(&mark, None, first, "[0]").await?,
+    )?;
+    promise(
+        "a snapshot is written over the watermark that was read",
+        store.set_snapshot(&mark, Some(first), first, "[1]").await?
+            && store
+                .set_snapshot(&mark, Some(first), second, &longest)
+                .await?,
+    )?;
+    promise(
+        "a snapshot is not written over another watermark",
+        !store.set_snapshot(&mark, Some(first), first, "[2]").await?,
+    )?;
     promise(
         "a snapshot is the last one set, whole, with its watermark",
         store.snapshot(&mark).await? == Some((second, longest)),
@@ -210,7 +223,21 @@ async fn snapshots(
     promise(
         "a snapshot sets the watermark",
         store.watermark(&mark).await? == Some(second),
-    )
+    )?;
+    let fresh = format!("{mark}-fresh");
+    promise(
+        "a snapshot over a watermark that is not there is not written",
+        !store
+            .set_snapshot(&fresh, Some(first), second, "[]")
+            .await?
+            && store.snapshot(&fresh).await?.is_none(),
+    )?;
+    let mut won = 0_u32;
+    let all = (0..8).map(|_| store.set_snapshot(&fresh, None, first, "[3]"));
+    for outcome in futures::future::join_all(all).await {
+        won = won.saturating_add(u32::from(outcome?));
+    }
+    promise("of concurrent first snapshots exactly one stands", won == 1)
 }
 
 async fn documents(store: &dyn Store, expires: Timestamp, salt: &str) -> Result<(), Broken> {

@@ -7,6 +7,7 @@
 //! that is no longer the last one is refused by its version, and an input that
 //! seems to change nothing is looked at again over a state freshly read.
 
+use crate::handlers::envelope;
 use crate::limits::ceiling;
 use crate::message::Message;
 use crate::outgoing::{Outgoing, outgoing};
@@ -317,7 +318,16 @@ impl Driver {
         step: &str,
         attempt: u32,
     ) -> Result<(), PortError> {
-        let message = match self.launch_spec(manifest, run, step, attempt).await? {
+        let too_large = envelope::bare(manifest, run, step, attempt)
+            .ok()
+            .and_then(|bare| envelope::too_large(&bare.envelope));
+        let for_good = too_large.is_some();
+        let spec = match too_large {
+            // No sandbox is paid for that could not be told what to do.
+            Some(message) => Err(message),
+            None => self.launch_spec(manifest, run, step, attempt).await?,
+        };
+        let message = match spec {
             Err(message) => message,
             Ok(spec) => match self.ports.sandboxes.launch(&spec).await {
                 Ok(Launch::Started) => return Ok(()),
@@ -337,6 +347,7 @@ impl Driver {
             step: step.to_owned(),
             attempt,
             message,
+            for_good,
         };
         self.apply(&run.id, input).await.map(|_| ())
     }

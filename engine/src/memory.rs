@@ -191,15 +191,25 @@ impl Store for MemoryStore {
     }
 
     async fn snapshot(&self, name: &str) -> Result<Option<(Timestamp, String)>, PortError> {
+        let watermarks = lock(&self.watermarks);
         let text = lock(&self.snapshots).get(name).cloned().unwrap_or_default();
-        let at = lock(&self.watermarks).get(name).copied();
-        Ok(at.map(|at| (at, text)))
+        Ok(watermarks.get(name).map(|at| (*at, text)))
     }
 
-    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
+    async fn set_snapshot(
+        &self,
+        name: &str,
+        expected: Option<Timestamp>,
+        at: Timestamp,
+        text: &str,
+    ) -> Result<bool, PortError> {
+        let mut watermarks = lock(&self.watermarks);
+        if watermarks.get(name).copied() != expected {
+            return Ok(false);
+        }
         lock(&self.snapshots).insert(name.to_owned(), text.to_owned());
-        lock(&self.watermarks).insert(name.to_owned(), at);
-        Ok(())
+        watermarks.insert(name.to_owned(), at);
+        Ok(true)
     }
 
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {

@@ -131,8 +131,16 @@ pub trait Store: Send + Sync {
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError>;
     /// Reads a watermark and what was written with it; empty when nothing was.
     async fn snapshot(&self, name: &str) -> Result<Option<(Timestamp, String)>, PortError>;
-    /// Writes a watermark and a text of at most [`MAX_SNAPSHOT`] bytes, both or neither.
-    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError>;
+    /// Writes a watermark and a text of at most [`MAX_SNAPSHOT`] bytes, both or
+    /// neither, if the watermark is still `expected`; `None` when there must be none.
+    /// False when it is not.
+    async fn set_snapshot(
+        &self,
+        name: &str,
+        expected: Option<Timestamp>,
+        at: Timestamp,
+        text: &str,
+    ) -> Result<bool, PortError>;
 }
 
 /// Durable queues, at least once, in no promised order.
@@ -152,6 +160,13 @@ pub trait Bus: Send + Sync {
     /// Publishes; durable when it returns. Publishing an id again is harmless:
     /// the runs it starts have derived ids.
     async fn publish(&self, event: &Event) -> Result<(), PortError>;
+    /// Publishes many. When it fails some may be durable; publish all again.
+    async fn publish_all(&self, events: &[Event]) -> Result<(), PortError> {
+        for event in events {
+            self.publish(event).await?;
+        }
+        Ok(())
+    }
 }
 
 /// One-shot timers that put a message into a queue.

@@ -18,6 +18,10 @@ pub const MEMORY_LIMIT: u64 = 512 << 20;
 /// The longest response of a host, in bytes: Lambda takes 6 MB.
 pub const MAX_RESPONSE: usize = 6_000_000;
 
+/// How many events one call may give. A function has 60 s, of which the call may take
+/// 30; where the bus takes least, that is 400 events a second, so many take 12.5 s.
+pub const MAX_EVENTS: usize = 5000;
+
 /// The end of what a sensor wrote on stderr, or of its trace, says what went wrong; more
 /// would not fit a log line. In characters.
 pub const SAID: usize = 4000;

@@ -55,6 +55,9 @@ pub enum Input {
         attempt: u32,
         /// Why.
         message: String,
+        /// The same would come of each further try: there is none, whatever the step's
+        /// `retry` says.
+        for_good: bool,
     },
     /// The runner reported.
     Result {
@@ -200,7 +203,8 @@ pub fn transition(manifest: &Manifest, mut run: Run, input: &Input, now: Timesta
             step,
             attempt,
             message,
-        } => scene.launch_failed(&mut run, step, *attempt, message),
+            for_good,
+        } => scene.launch_failed(&mut run, step, *attempt, message, *for_good),
         Input::Result {
             step,
             attempt,

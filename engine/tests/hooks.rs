@@ -7,9 +7,10 @@ mod world;
 
 use hmac::{Hmac, KeyInit, Mac};
 use loopy_compiler::{Sources, compile};
-use loopy_contract::manifest::Manifest;
-use loopy_engine::message::QueueName;
-use loopy_engine::{Answer, WebhookRequest};
+use loopy_contract::manifest::{Manifest, SensorSource};
+use loopy_engine::message::{Message, QueueName};
+use loopy_engine::ports::Clock;
+use loopy_engine::{Answer, WebhookRequest, keep_unloadable};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use std::collections::BTreeMap;
@@ -158,4 +159,35 @@ async fn a_manifest_of_an_older_loopy_leaves_deliveries_for_the_next_one() {
         "{why}"
     );
     assert!(world.queues.buried().is_empty());
+}
+
+#[tokio::test]
+async fn a_broken_sensor_of_the_project_does_not_take_built_in_events_with_it() {
+    let mut manifest = project("Slack.SlashCommand");
+    let mut broken = manifest.sensors[0].clone();
+    broken.name = "broken".to_owned();
+    broken.source = SensorSource::Module;
+    broken.module = Some("sensors.broken".to_owned());
+    manifest.sensors.push(broken);
+    let manifest = manifest.seal();
+    let world = world::world(manifest.clone());
+    let found = BTreeMap::from([("broken".to_owned(), "no module named x".to_owned())]);
+    let now = world.clock.now();
+    keep_unloadable(&*world.store, &manifest, &found, now)
+        .await
+        .unwrap();
+    let body = "command=%2Fdeploy&text=web&user_id=U1&user_name=ada&channel_id=C1&team_id=T1\
+                &response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2F1%2F2&trigger_id=1.2";
+    let form = "application/x-www-form-urlencoded";
+    assert_eq!(sent(&world, slack(form, body)).await, (200, Value::Null));
+    let message = world.queues.take().unwrap();
+    let body = serde_json::to_string(&message).unwrap();
+    // The project's own sensor is called, fails, and is tried again.
+    let failed = world.engine.process(QueueName::Deliveries, &body).await;
+    assert!(failed.is_err());
+    let event = world.queues.take().unwrap();
+    assert!(
+        matches!(&event, Message::Event(event) if event.name == "Slack.SlashCommand"),
+        "{event:?}"
+    );
 }

@@ -250,6 +250,38 @@ impl SqliteQueue {
         Ok(())
     }
 
+    /// Whether a turn of this poll waits or is in hand.
+    ///
+    /// # Errors
+    /// The database's trouble.
+    pub(crate) async fn has_poll(&self, sensor: &str) -> Result<bool, PortError> {
+        let what = || format!("look for a turn of poll sensor {sensor}");
+        let scheduled_at = Timestamp::UNIX_EPOCH;
+        let sample = Message::Poll {
+            sensor: sensor.to_owned(),
+            scheduled_at,
+        };
+        // All of them begin alike, up to their time: bodies of deliveries are long, and
+        // need not be read.
+        let sample = serde_json::to_string(&sample).map_err(|why| PortError::new(what(), why))?;
+        let time = format!("\"{scheduled_at}\"}}");
+        let Some(start) = sample.strip_suffix(&time).map(str::to_owned) else {
+            return Err(PortError::new(what(), "its message is written otherwise"));
+        };
+        let queue = QueueName::Deliveries;
+        self.db
+            .read(move |connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT 1 FROM messages WHERE queue = ?1 \
+                         AND substr(body, 1, length(?2)) = ?2",
+                    )?
+                    .exists(params![queue.name(), start])
+            })
+            .await
+            .map_err(|why| PortError::new(what(), why))
+    }
+
     /// All messages of a queue, in hand or not.
     pub(crate) async fn bodies(&self, queue: QueueName) -> Result<Vec<String>, PortError> {
         self.db
@@ -304,12 +336,12 @@ impl SqliteQueue {
             .map_err(|why| PortError::new(format!("give up message {id}"), why))
     }
 
-    async fn post(&self, post: Post) -> Result<(), DbError> {
+    async fn post(&self, posts: Vec<Post>) -> Result<(), DbError> {
         let lines = Arc::clone(&self.lines);
         let now = self.clock.now().as_millisecond();
         self.db
             .write_sure(
-                move |connection| Posted::write(&lines, connection, vec![post], now),
+                move |connection| Posted::write(&lines, connection, posts, now),
                 |posted| posted.into_iter().for_each(Posted::deliver),
             )
             .await
@@ -378,7 +410,7 @@ impl Queues for SqliteQueue {
         let what = || format!("send to {}", message.queue());
         let post = Post::send(message, delay, self.clock.now());
         let post = post.map_err(|why| PortError::new(what(), why))?;
-        self.post(post)
+        self.post(vec![post])
             .await
             .map_err(|why| PortError::new(what(), why))
     }
@@ -425,7 +457,7 @@ impl Timers for SqliteQueue {
         let post = Post::Disarm {
             key: key.to_owned(),
         };
-        self.post(post)
+        self.post(vec![post])
             .await
             .map_err(|why| PortError::new(format!("disarm timer {key}"), why))
     }
@@ -437,5 +469,18 @@ impl Bus for SqliteQueue {
     async fn publish(&self, event: &Event) -> Result<(), PortError> {
         self.send(&Message::Event(event.clone()), Duration::ZERO)
             .await
+    }
+
+    async fn publish_all(&self, events: &[Event]) -> Result<(), PortError> {
+        let error = |why: &dyn std::fmt::Display| {
+            PortError::new(format!("publish {} events", events.len()), why)
+        };
+        let now = self.clock.now();
+        let posts = events
+            .iter()
+            .map(|event| Post::send(&Message::Event(event.clone()), Duration::ZERO, now))
+            .collect::<Result<_, _>>()
+            .map_err(|why| error(&why))?;
+        self.post(posts).await.map_err(|why| error(&why))
     }
 }

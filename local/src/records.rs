@@ -276,31 +276,42 @@ pub(crate) async fn snapshot(
     Ok(Some((at, text.unwrap_or_default())))
 }
 
-/// Writes a watermark and the text beside it, in one transaction.
+/// Writes a watermark and the text beside it, in one transaction, if the watermark is
+/// still `expected`. False when it is not.
 pub(crate) async fn set_snapshot(
     db: &Db,
     name: &str,
+    expected: Option<Timestamp>,
     at: Timestamp,
     text: &str,
-) -> Result<(), PortError> {
+) -> Result<bool, PortError> {
     let (mark, key, text) = (name.to_owned(), snapshot_key(name), text.to_owned());
+    let (expected, at) = (expected.map(|at| at.to_string()), at.to_string());
     let work = move |connection: &Connection| {
-        connection
-            .prepare_cached(
-                "INSERT INTO watermarks (name, at) VALUES (?1, ?2) \
-                 ON CONFLICT (name) DO UPDATE SET at = excluded.at",
-            )?
-            .execute(params![mark, at.to_string()])?;
+        let written = match expected {
+            None => connection
+                .prepare_cached(
+                    "INSERT INTO watermarks (name, at) VALUES (?1, ?2) \
+                     ON CONFLICT (name) DO NOTHING",
+                )?
+                .execute(params![mark, at])?,
+            Some(expected) => connection
+                .prepare_cached("UPDATE watermarks SET at = ?2 WHERE name = ?1 AND at = ?3")?
+                .execute(params![mark, at, expected])?,
+        };
+        if written == 0 {
+            return Ok(false);
+        }
         // It stays for as long as the watermark does.
         connection
             .prepare_cached(
                 "INSERT INTO documents (key, version, text, expires) VALUES (?1, 1, ?2, ?3) \
                  ON CONFLICT (key) DO UPDATE SET text = excluded.text, version = version + 1",
             )?
-            .execute(params![key, text, i64::MAX])
+            .execute(params![key, text, i64::MAX])?;
+        Ok(true)
     };
     db.write_sure(work, |_| ())
         .await
-        .map(|_| ())
         .map_err(|why| PortError::new(format!("write the snapshot of {name}"), why))
 }

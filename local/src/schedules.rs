@@ -111,8 +111,16 @@ impl Schedules {
                 sensor: sensor.clone(),
                 scheduled_at: next,
             };
-            if !self.send(&message).await {
-                return;
+            // A turn that takes longer than its period, or rests after a failure, is had
+            // for all that were due meanwhile.
+            match self.queue.has_poll(&sensor).await {
+                Ok(true) => tracing::debug!(sensor, "its turn before is not over"),
+                Ok(false) => {
+                    if !self.send(&message).await {
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(sensor, %error, "this turn is left out"),
             }
             next = after(next);
         }
@@ -204,6 +212,63 @@ mod tests {
                 scheduled_at
             }
         );
+        stop.send_replace(true);
+        tokio::time::timeout(Duration::from_secs(20), task)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn turns_of_a_poll_that_takes_longer_than_its_period_do_not_pile_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let start = "2026-11-21T10:00:00Z".parse::<Timestamp>().unwrap();
+        let clock = Arc::new(ManualClock::new(start));
+        let queue = SqliteQueue::new(db.clone(), Arc::clone(&clock) as Arc<dyn Clock>);
+        let store = SqliteStore::new(
+            db.clone(),
+            queue.clone(),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+        );
+        let (stop, stopped) = watch::channel(false);
+        let schedules = Schedules {
+            queue: queue.clone(),
+            store: Arc::new(store),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            stop: stopped,
+        };
+        // Another one whose name begins alike is another one.
+        let other = Message::Poll {
+            sensor: "sl".to_owned(),
+            scheduled_at: start,
+        };
+        queue.send(&other, Duration::ZERO).await.unwrap();
+        let period = SignedDuration::from_secs(1);
+        let task = tokio::spawn(schedules.poll("slow \"1\"".to_owned(), period));
+        let turns = async || queue.bodies(QueueName::Deliveries).await.unwrap().len();
+        let due = |seconds: i64| {
+            clock.advance(SignedDuration::from_secs(seconds));
+            // Wakes the loop, which looks at the clock again.
+            stop.send_replace(false);
+            tokio::time::sleep(Duration::from_millis(300))
+        };
+        due(0).await;
+        assert_eq!(turns().await, 2, "the first turn is due at once");
+        for _ in 0..5 {
+            due(1).await;
+            assert_eq!(turns().await, 2, "one that waits is enough");
+        }
+        let mut taken = queue.claim(QueueName::Deliveries, 9).await.unwrap();
+        assert_eq!(taken.len(), 2);
+        let taken = taken.pop().unwrap();
+        assert!(taken.body.contains("slow"), "{}", taken.body);
+        due(1).await;
+        assert_eq!(turns().await, 2, "so is one that is in hand");
+        queue.ack(taken.id).await.unwrap();
+        assert_eq!(turns().await, 1);
+        due(1).await;
+        assert_eq!(turns().await, 2, "when it is over another one is due");
         stop.send_replace(true);
         tokio::time::timeout(Duration::from_secs(20), task)
             .await

@@ -136,8 +136,14 @@ impl Store for SqliteStore {
         records::snapshot(&self.db, name).await
     }
 
-    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
-        records::set_snapshot(&self.db, name, at, text).await
+    async fn set_snapshot(
+        &self,
+        name: &str,
+        expected: Option<Timestamp>,
+        at: Timestamp,
+        text: &str,
+    ) -> Result<bool, PortError> {
+        records::set_snapshot(&self.db, name, expected, at, text).await
     }
 
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {

@@ -24,11 +24,13 @@ const BREATH: Duration = Duration::from_millis(2);
 const TRIES: u8 = 5;
 
 /// Messages of one queue that are worked on at the same time. Most only wait for
-/// a commit, and the more of them wait, the more share one. Sensors run one at a
-/// time, and what only waits for its turn is not in hand.
+/// a commit, and the more of them wait, the more share one. Of deliveries there are
+/// more than the workers of all languages take (four each), so that those which wait
+/// for the workers of one do not hold up the others; not many more, as each may have
+/// most of a megabyte.
 fn concurrency(queue: QueueName) -> usize {
     match queue {
-        QueueName::Deliveries => 2,
+        QueueName::Deliveries => 32,
         QueueName::Events | QueueName::Steps | QueueName::Watch => 512,
     }
 }
@@ -168,7 +170,7 @@ impl Worker {
     pub(crate) async fn work(self: Arc<Self>, queue: QueueName, mut stop: watch::Receiver<bool>) {
         let mut changed = self.queue.enqueued(queue);
         let mut desk = Desk::new(Arc::clone(&self), queue);
-        // What is worked on one by one waits in the table.
+        // What may be long waits in the table.
         let straight = queue != QueueName::Deliveries;
         self.queue.line(queue).set_open(straight);
         while !*stop.borrow_and_update() {

@@ -167,13 +167,15 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         let workspace = Arc::new(Workspace::create(&workspace)?);
         let control = Control::create(&run, &step, attempt)?;
         let environment = workspace.environment(&envelope.env, &run, &search_path)?;
+        let envelope = handed::with_skills(&client, &envelope, deadline).await?;
+        let envelope = envelope.as_ref();
         workspace
-            .fill(&envelope, &environment, &processes, mirrors.as_deref())
+            .fill(envelope, &environment, &processes, mirrors.as_deref())
             .await?;
-        handed::fetch(&client, &envelope, &workspace, deadline).await?;
+        handed::fetch(&client, envelope, &workspace, deadline).await?;
         harness_started.set(Some(Instant::now()));
         let driven = drive(&Job {
-            envelope: &envelope,
+            envelope,
             workspace: &workspace,
             control: &control,
             environment: &environment,
@@ -187,7 +189,7 @@ pub(crate) async fn run(launch: Launch) -> Exit {
         if !envelope.keeps.is_empty() && matches!(outcome, Outcome::Succeeded { .. }) {
             // Nothing writes to them any more.
             processes.end_all().await;
-            files.replace(handed::keep(&client, &envelope, &workspace, deadline).await?);
+            files.replace(handed::keep(&client, envelope, &workspace, deadline).await?);
         }
         Ok(outcome)
     };

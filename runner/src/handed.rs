@@ -1,5 +1,5 @@
-//! Files from step to step: fetches what the envelope names into the workspace, and
-//! sends what later steps ask for.
+//! Files that an envelope does not hold: fetches those that it names, of earlier steps and
+//! of skills, and sends what later steps ask for.
 
 use crate::client::{Client, ReportError};
 use crate::pack::{pack, unpack};
@@ -9,8 +9,11 @@ use base64::engine::general_purpose::STANDARD;
 use loopy_contract::files::{MAX_HANDED_BYTES, PACK_PART, Pattern, part_length, part_offsets};
 use loopy_contract::ids::sha256_hex;
 use loopy_contract::report::{
-    Envelope, Failure, FailureClass, FilesAsk, FilesBytes, FilesPart, FilesReply, HandedFiles, Pack,
+    Envelope, Failure, FailureClass, FilesAsk, FilesBytes, FilesPart, FilesReply, HandedFiles,
+    Pack, SkillAsk,
 };
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -50,6 +53,61 @@ pub(crate) async fn fetch(
         aside(move || unpack(&bytes, &patterns, &workspace, &folder)).await?;
     }
     Ok(())
+}
+
+/// The envelope with the skills that were too large for it.
+///
+/// # Errors
+/// A [`FailureClass::Sandbox`] failure when they cannot be had.
+pub(crate) async fn with_skills<'e>(
+    client: &Client,
+    envelope: &'e Envelope,
+    until: Instant,
+) -> Result<Cow<'e, Envelope>, Failure> {
+    let mut envelope = Cow::Borrowed(envelope);
+    if envelope.skill_files.is_empty() {
+        return Ok(envelope);
+    }
+    let whole = envelope.to_mut();
+    for (skill, files) in &whole.skill_files {
+        let mut had = BTreeMap::new();
+        for (path, size) in files {
+            let bytes = skill_file(client, skill, path, *size, until).await?;
+            had.insert(path.clone(), STANDARD.encode(bytes));
+        }
+        whole.skills.insert(skill.clone(), had);
+    }
+    Ok(envelope)
+}
+
+/// The bytes of a skill's file.
+async fn skill_file(
+    client: &Client,
+    skill: &str,
+    path: &str,
+    size: u64,
+    until: Instant,
+) -> Result<Vec<u8>, Failure> {
+    let mut whole = Vec::new();
+    while (whole.len() as u64) < size {
+        let ask = SkillAsk {
+            skill: skill.to_owned(),
+            path: path.to_owned(),
+            offset: whole.len() as u64,
+        };
+        let body = serde_json::to_vec(&ask).unwrap_or_default();
+        let given = client.request("skill", Some(body), until).await;
+        let FilesBytes { data } = answered(given, FailureClass::Sandbox).await?;
+        let bytes = STANDARD.decode(data).unwrap_or_default();
+        if bytes.is_empty() {
+            return Err(sandbox(format!(
+                "the file {path} of skill {skill} has only {} of its {size} bytes",
+                whole.len()
+            )));
+        }
+        whole.extend(bytes);
+    }
+    Ok(whole)
 }
 
 /// Sends the files of the workspace that later steps ask for; `None` when there are

@@ -273,10 +273,17 @@ impl Store for SimPorts {
         Self::memory(at_once(self.store.snapshot(name)))
     }
 
-    async fn set_snapshot(&self, name: &str, at: Timestamp, text: &str) -> Result<(), PortError> {
+    async fn set_snapshot(
+        &self,
+        name: &str,
+        expected: Option<Timestamp>,
+        at: Timestamp,
+        text: &str,
+    ) -> Result<bool, PortError> {
         self.begin("set_snapshot").await?;
-        Self::memory(at_once(self.store.set_snapshot(name, at, text)))?;
-        self.end("set_snapshot", ())
+        let set = self.store.set_snapshot(name, expected, at, text);
+        let done = Self::memory(at_once(set))?;
+        self.end("set_snapshot", done)
     }
 
     async fn set_watermark(&self, name: &str, at: Timestamp) -> Result<(), PortError> {

@@ -1,35 +1,24 @@
 //! `report`: serves the runner of one attempt. The token is checked before
 //! anything is read.
 
+pub(crate) mod envelope;
 mod files;
+mod skills;
 
+use self::envelope::Bare;
 use super::{Answer, Engine};
-use crate::condition;
-use crate::limits::ceiling;
 use crate::ports::{PortError, Stored};
-use crate::run::{Attempt, Run};
+use crate::run::Run;
 use crate::token;
 use crate::transcript::TranscriptOf;
-use crate::transition::{Input, step_seconds, values};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use crate::transition::Input;
 use loopy_contract::ids::RunId;
-use loopy_contract::manifest::{Contract, Manifest, Workflow};
-use loopy_contract::price::price;
 use loopy_contract::report::{
-    AttemptPath, Envelope, Failure, Feedback, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES,
-    MAX_TRANSCRIPT_BYTES, MAX_TRANSCRIPT_PART, PROTOCOL, ResultReply, StepResult, TranscriptPart,
-    TranscriptReply,
+    AttemptPath, Heartbeat, HeartbeatReply, MAX_RESULT_BYTES, MAX_TRANSCRIPT_BYTES,
+    MAX_TRANSCRIPT_PART, ResultReply, StepResult, TranscriptPart, TranscriptReply,
 };
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Seconds between heartbeats.
-const HEARTBEAT_SECONDS: u64 = 20;
-
-/// Seconds between parts of a transcript.
-const TRANSCRIPT_SECONDS: u64 = 5;
 
 /// Bytes that a transcript's last line may have past its end.
 const MAX_LAST_LINE: u64 = 1024;
@@ -142,8 +131,7 @@ impl Engine {
                     }
                     found => found?,
                 };
-                let envelope = self.envelope(&stored.run, &target).await?;
-                Ok(json!(envelope))
+                self.envelope(&stored.run, &target).await
             }
             ("POST", "heartbeat") => {
                 let _: Heartbeat = parse(&request.body)?;
@@ -160,6 +148,7 @@ impl Engine {
             ("POST", "transcript") => self.take_transcript(&target, &request.body).await,
             ("POST", "files") => self.take_files(&target, &request.body).await,
             ("POST", "fetch") => self.give_files(&target, &request.body).await,
+            ("POST", "skill") => self.give_skill(&target, &request.body).await,
             ("POST", "result") => self.take_result(&target, &request.body).await,
             _ => Err(Refusal::Client(404, "no such path".to_owned())),
         }
@@ -232,108 +221,32 @@ impl Engine {
         }
     }
 
-    async fn envelope(&self, run: &Run, target: &Target) -> Result<Envelope, Refusal> {
+    /// What the runner needs to know. What it cannot be sent ends the attempt.
+    async fn envelope(&self, run: &Run, target: &Target) -> Result<Value, Refusal> {
         let manifest = self.ports.manifests.get(&run.manifest).await?;
-        let missing = |what: &str| {
-            Refusal::Client(404, format!("{what} of {}/{}", run.workflow, target.step))
-        };
-        let plan = manifest.workflows.get(&run.workflow);
-        let step = plan
-            .and_then(|plan| plan.steps.get(&target.step))
-            .ok_or_else(|| missing("no definition"))?;
-        let agent = step
-            .agent
-            .as_ref()
-            .and_then(|name| manifest.registry.agents.get(name))
-            .ok_or_else(|| missing("no agent"))?;
-        let name = agent
-            .sandbox
-            .as_ref()
-            .ok_or_else(|| missing("no sandbox"))?;
-        let sandbox = manifest
-            .registry
-            .sandboxes
-            .get(name)
-            .ok_or_else(|| missing("no sandbox"))?;
-
-        let record = run.attempt(&target.step, target.attempt);
-        let mut values = plan.map_or_else(BTreeMap::new, |plan| values(plan, run));
-        let item = step.each.as_ref().and_then(|each| {
-            let list = condition::field(&values, &each.over.producer, &each.over.field);
-            let index = usize::try_from(record?.item?).ok()?;
-            Some((each.name.clone(), list.get(index)?.clone()))
-        });
-        values.retain(|producer, _| producer == "event" || step.after.contains(producer));
-        values.extend(item);
-        let untrusted: BTreeSet<String> = if run.event.source.untrusted() {
-            values.keys().cloned().collect()
-        } else {
-            BTreeSet::new()
-        };
-        let emits = step
-            .emits
-            .iter()
-            .map(|event| {
-                let contract = manifest.registry.events.get(event).cloned();
-                (event.clone(), contract.unwrap_or_else(Contract::default))
-            })
-            .collect();
-        let emits_optional = step.emits_when.keys().cloned().collect();
-        let last_failure = record.and_then(|this| last_failure(run, &target.step, this));
-        let feedback = plan.and_then(|plan| feedback(plan, run, &target.step));
-        let budget = step.budget.as_ref();
-        Ok(Envelope {
-            protocol: PROTOCOL,
-            run: run.id.0.clone(),
-            workflow: run.workflow.clone(),
-            step: target.step.clone(),
-            attempt: target.attempt,
-            harness: agent.harness,
-            model: agent.model.clone(),
-            tools: agent.tools.clone(),
-            body: step.body.clone(),
-            refs: step.refs.clone(),
-            values,
-            untrusted,
-            output: step.output_contract(),
-            emits,
-            emits_optional,
-            env: self.ports.secrets.sandbox_env(name, sandbox).await?,
-            repos: sandbox.repos.clone(),
-            files: plan.map_or_else(Vec::new, |plan| files::handed(plan, run, step)),
-            keeps: step.keeps.clone(),
-            skills: self.skills(&manifest, &agent.skills).await?,
-            seconds: step_seconds(Some(step)),
-            usd: ceiling(budget, record),
-            turns: budget.and_then(|budget| budget.turns),
-            tokens: budget.and_then(|budget| budget.tokens),
-            price: agent
-                .model
-                .as_ref()
-                .and_then(|model| price(&manifest.registry.prices, model)),
-            iteration: record.map_or(1, |record| record.iteration),
-            heartbeat_seconds: HEARTBEAT_SECONDS,
-            transcript_seconds: TRANSCRIPT_SECONDS,
-            last_failure,
-            feedback,
-        })
-    }
-
-    async fn skills(
-        &self,
-        manifest: &Manifest,
-        names: &[String],
-    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, PortError> {
-        let mut skills = BTreeMap::new();
-        for name in names {
-            let mut files = BTreeMap::new();
-            for (path, hash) in manifest.skills.get(name).into_iter().flatten() {
-                let bytes = self.ports.manifests.file(hash).await?;
-                files.insert(path.clone(), STANDARD.encode(bytes));
-            }
-            skills.insert(name.clone(), files);
+        let bare = envelope::bare(&manifest, run, &target.step, target.attempt)
+            .map_err(|missing| Refusal::Client(404, missing))?;
+        let Bare {
+            mut envelope,
+            sandbox: (name, sandbox),
+            skills,
+        } = bare;
+        envelope.env = self.ports.secrets.sandbox_env(name, sandbox).await?;
+        self.put_skills(&manifest, skills, &mut envelope).await?;
+        if let Some(message) = envelope::too_large(&envelope) {
+            let Target {
+                run, step, attempt, ..
+            } = target;
+            let input = Input::LaunchFailed {
+                step: step.clone(),
+                attempt: *attempt,
+                message: message.clone(),
+                for_good: true,
+            };
+            self.driver.apply(run, input).await?;
+            return Err(Refusal::Client(410, message));
         }
-        Ok(skills)
+        Ok(json!(envelope))
     }
 }
 
@@ -344,27 +257,6 @@ fn over() -> Refusal {
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body)
         .map_err(|error| Refusal::Client(400, format!("the body cannot be read: {error}")))
-}
-
-/// What went wrong the last time at the same piece of work.
-fn last_failure(run: &Run, step: &str, this: &Attempt) -> Option<Failure> {
-    let attempts = &run.steps.get(step)?.attempts;
-    let before = attempts.iter().rev().find(|other| {
-        other.number < this.number && (other.iteration, other.item) == (this.iteration, this.item)
-    })?;
-    before.failure.clone()
-}
-
-/// What the step that has a loop put out before it went back to this one.
-fn feedback(plan: &Workflow, run: &Run, step: &str) -> Option<Feedback> {
-    plan.steps.iter().find_map(|(name, other)| {
-        let back = other.r#loop.as_ref()?;
-        let output = run.steps.get(name)?.previous.clone()?;
-        (back.to == step).then(|| Feedback {
-            step: name.clone(),
-            output,
-        })
-    })
 }
 
 fn unknown(run: &RunId) -> Refusal {

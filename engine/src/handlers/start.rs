@@ -13,6 +13,7 @@ use crate::record::{Decision, EventOutcome, EventRecord};
 use crate::run::Run;
 use crate::schedule;
 use crate::transition;
+use futures::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use loopy_contract::event::{Event, Source};
 use loopy_contract::ids::{EventId, RunId};
@@ -36,6 +37,9 @@ const KEEP: SignedDuration = SignedDuration::from_hours(24 * 100);
 /// How many of the runs counted last are remembered, so that a redelivery is not
 /// counted twice.
 const REMEMBERED: usize = 256;
+
+/// How many events that nobody waits for are written down at the same time.
+const AT_ONCE: usize = 32;
 
 /// How many runs of some kind there were.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -101,6 +105,30 @@ impl Driver {
             return self.write_down(event, BTreeMap::new()).await;
         }
         self.ports.bus.publish(event).await
+    }
+
+    /// Puts many events on the bus, as [`Driver::publish`] does.
+    pub(crate) async fn publish_all(
+        &self,
+        manifest: &Manifest,
+        events: Vec<Event>,
+    ) -> Result<(), PortError> {
+        let (heard, unheard): (Vec<Event>, Vec<Event>) = events
+            .into_iter()
+            .partition(|event| !manifest.subscribers(&event.name).is_empty());
+        let noted: Vec<_> = unheard
+            .iter()
+            .map(|event| self.publish(manifest, event))
+            .collect();
+        let mut noted = stream::iter(noted).buffer_unordered(AT_ONCE);
+        while let Some(noted) = noted.next().await {
+            noted?;
+        }
+        drop(noted);
+        if heard.is_empty() {
+            return Ok(());
+        }
+        self.ports.bus.publish_all(&heard).await
     }
 
     /// Writes down what became of an event.

@@ -1,6 +1,6 @@
-//! Which sensors cannot be loaded: kept by manifest, so that a delivery to one of them
-//! is refused before it is accepted. It is told by whoever tried; a note that nobody
-//! repeats lapses, so that a trouble which passed keeps nothing out for good.
+//! Which sensors cannot be loaded: kept by manifest, so that a delivery which only they
+//! wait for is refused before it is accepted. It is told by whoever tried; a note that
+//! nobody repeats lapses, so that a trouble which passed keeps nothing out for good.
 
 use super::Engine;
 use crate::ports::{Document, PortError, Store};
@@ -28,6 +28,13 @@ pub struct Unloadable {
     pub reason: String,
     /// When that was last seen.
     pub at: Timestamp,
+}
+
+impl Unloadable {
+    /// Whether it has not lapsed yet.
+    pub(super) fn holds(&self, now: Timestamp) -> bool {
+        now.duration_since(self.at) < LAPSES
+    }
 }
 
 /// The sensors of a manifest that could not be loaded, by name.
@@ -134,25 +141,6 @@ impl Engine {
         let now = self.ports.clock.now();
         keep_unloadable(&*self.ports.store, &manifest, &found, now).await?;
         Ok(found)
-    }
-
-    /// One of these sensors that cannot be loaded, with why.
-    pub(super) async fn unloadable_of<'a>(
-        &self,
-        manifest: &Manifest,
-        sensors: &[&'a str],
-    ) -> Result<Option<(&'a str, String)>, PortError> {
-        // Built-in events have no code, and their deliveries need no read.
-        if sensors.is_empty() {
-            return Ok(None);
-        }
-        let kept = unloadable(&*self.ports.store, manifest).await?;
-        let now = self.ports.clock.now();
-        Ok(sensors.iter().find_map(|sensor| {
-            let note = kept.get(*sensor)?;
-            let holds = now.duration_since(note.at) < LAPSES;
-            holds.then(|| (*sensor, note.reason.clone()))
-        }))
     }
 
     /// Notes that a sensor was loaded. What became of its events matters more than the

@@ -4,6 +4,7 @@
 
 mod identity;
 
+use super::unloadable::unloadable;
 use super::{Answer, Engine};
 use crate::message::{Body, Delivery, Message};
 use crate::ports::PortError;
@@ -12,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::delivery_id;
 use jiff::{SignedDuration, Timestamp};
-use loopy_contract::manifest::{Manifest, SensorSource, SensorTrigger, VerifyScheme};
+use loopy_contract::manifest::{Manifest, Sensor, SensorSource, SensorTrigger, VerifyScheme};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,8 +49,8 @@ pub struct WebhookRequest {
 impl Engine {
     /// Takes a webhook delivery: 202 accepted (or seen before; some want a 200), 404 no
     /// such path, 405 not a POST, 431 or 413 too large, 401 not verified, 429 too many,
-    /// 503 when it cannot be verified or queued now, or a sensor on the path
-    /// cannot be loaded.
+    /// 503 when it cannot be verified or queued now, or no sensor on the path can be
+    /// loaded.
     pub async fn webhook(&self, request: WebhookRequest) -> Answer {
         match self.take_delivery(request).await {
             Ok(answer) => answer,
@@ -107,13 +108,12 @@ impl Engine {
             tracing::warn!(path = request.path, "too many webhook deliveries");
             return Ok(Answer::refused(429, "too many requests"));
         }
-        let loaded: Vec<&str> = loaded(&manifest, &request.path).collect();
-        if let Some((sensor, why)) = self.unloadable_of(&manifest, &loaded).await? {
+        if let Some((sensor, why)) = self.nothing_loads(&manifest, &request.path).await? {
             tracing::error!(
                 path = request.path,
                 sensor,
                 why,
-                "the sensor cannot be loaded"
+                "no sensor on the path can be loaded"
             );
             return Ok(Answer::refused(503, "not ready"));
         }
@@ -127,6 +127,40 @@ impl Engine {
         let expires = now.checked_add(SEEN_FOR).unwrap_or(Timestamp::MAX);
         self.ports.store.mark_seen(&id, expires).await?;
         Ok(accepted(scheme, &id, false))
+    }
+
+    /// One of the sensors on a path, with why it cannot be loaded, where none of them
+    /// can. While one of them works, deliveries are taken for it: not every sender
+    /// sends again, and those beside it are tried again and dead-lettered by `sensor`.
+    async fn nothing_loads(
+        &self,
+        manifest: &Manifest,
+        path: &str,
+    ) -> Result<Option<(String, String)>, PortError> {
+        let listening: Vec<&Sensor> = manifest
+            .sensors
+            .iter()
+            .filter(|sensor| {
+                matches!(&sensor.trigger, SensorTrigger::Webhook { path: on, .. } if on == path)
+            })
+            .collect();
+        // Built-in events have no code, and their deliveries need no read.
+        if listening
+            .iter()
+            .any(|sensor| sensor.source == SensorSource::Builtin)
+        {
+            return Ok(None);
+        }
+        let kept = unloadable(&*self.ports.store, manifest).await?;
+        let now = self.ports.clock.now();
+        let mut why = None;
+        for sensor in listening {
+            match kept.get(&sensor.name).filter(|note| note.holds(now)) {
+                Some(note) => why = Some((sensor.name.clone(), note.reason.clone())),
+                None => return Ok(None),
+            }
+        }
+        Ok(why)
     }
 }
 
@@ -186,15 +220,6 @@ fn header_bytes(headers: &BTreeMap<String, String>) -> usize {
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum()
-}
-
-/// The sensors on a path whose code has to be loaded.
-fn loaded<'a>(manifest: &'a Manifest, path: &'a str) -> impl Iterator<Item = &'a str> {
-    let sensors = manifest.sensors.iter().filter(move |sensor| {
-        sensor.source != SensorSource::Builtin
-            && matches!(&sensor.trigger, SensorTrigger::Webhook { path: on, .. } if on == path)
-    });
-    sensors.map(|sensor| sensor.name.as_str())
 }
 
 /// How deliveries to a path are verified; `None` when no sensor listens there.

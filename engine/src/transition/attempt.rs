@@ -326,12 +326,19 @@ impl Scene<'_> {
         step: &str,
         attempt: u32,
         message: &str,
+        for_good: bool,
     ) -> bool {
         let failure = Failure {
             class: FailureClass::Sandbox,
             message: message.to_owned(),
         };
-        run.under_way(step, attempt) && self.fail(run, step, attempt, failure)
+        if !run.under_way(step, attempt) {
+            return false;
+        }
+        if for_good {
+            return self.give_up(run, step, attempt, failure);
+        }
+        self.fail(run, step, attempt, failure)
     }
 
     /// The sandbox ended without a report.

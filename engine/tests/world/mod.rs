@@ -185,6 +185,24 @@ pub(crate) fn world(manifest: Manifest) -> World {
 
 /// As [`world`], with this sensor code.
 pub(crate) fn world_with(manifest: Manifest, sensor_code: Arc<dyn SensorCode>) -> World {
+    world_of(manifest, sensor_code, BTreeMap::new(), BTreeMap::new())
+}
+
+/// As [`world`], with these files by their hash, and the environment of each sandbox.
+pub(crate) fn world_holding(
+    manifest: Manifest,
+    files: BTreeMap<String, Vec<u8>>,
+    sandboxes: BTreeMap<String, BTreeMap<String, String>>,
+) -> World {
+    world_of(manifest, Arc::new(EchoSensor), files, sandboxes)
+}
+
+fn world_of(
+    manifest: Manifest,
+    sensor_code: Arc<dyn SensorCode>,
+    files: BTreeMap<String, Vec<u8>>,
+    sandboxes: BTreeMap<String, BTreeMap<String, String>>,
+) -> World {
     let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
     let queues = Arc::new(MemoryQueues::new(clock.clone()));
     let store = Arc::new(MemoryStore::new(clock.clone()));
@@ -203,7 +221,7 @@ pub(crate) fn world_with(manifest: Manifest, sensor_code: Arc<dyn SensorCode>) -
         queues: fused(),
         bus: fused(),
         timers: fused(),
-        manifests: Arc::new(MemoryManifests::new(manifest, BTreeMap::new())),
+        manifests: Arc::new(MemoryManifests::new(manifest, files)),
         secrets: Arc::new(MemorySecrets {
             webhooks: VerifyScheme::ALL
                 .iter()
@@ -211,6 +229,7 @@ pub(crate) fn world_with(manifest: Manifest, sensor_code: Arc<dyn SensorCode>) -
                 .map(|variable| (variable, vec!["It's a Secret to Everybody".to_owned()]))
                 .collect(),
             token_key: b"key".to_vec(),
+            sandboxes,
             ..MemorySecrets::default()
         }),
         sandboxes: Arc::new(Fused {

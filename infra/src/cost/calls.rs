@@ -67,14 +67,14 @@ pub const SENSOR_CODE: Calls = &[
     (ReadUnits, 1.0),
 ];
 
-/// A poll's turn, without its code.
+/// A poll's turn, without its code: it takes its place, and keeps what it gave.
 pub const POLL: Calls = &[
     (Timers, 1.0),
     (SqsRequests, 3.0),
     (LambdaRequests, 1.0),
     (LambdaSeconds, INVOCATION),
-    (ReadUnits, 1.0),
-    (WriteUnits, 1.0),
+    (ReadUnits, 2.0),
+    (WriteUnits, 2.0),
 ];
 
 /// An event that workflows start on: over the bus into the queue of `start`, which

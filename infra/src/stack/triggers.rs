@@ -26,6 +26,9 @@ const RULES: u64 = 64;
 /// The longest pattern of a rule that EventBridge takes, in characters.
 const MAX_PATTERN: usize = 2048;
 
+/// The longest description of a rule or a schedule, in characters.
+const MAX_DESCRIPTION: usize = 512;
+
 /// One trigger.
 struct Piece {
     id: String,
@@ -71,7 +74,7 @@ pub(super) fn add(
 
 fn rule(about: &str, pattern: &Value) -> Value {
     json!({
-        "Description": about,
+        "Description": description(about),
         "EventBusName": {"Ref": "EventBus"},
         // By default it is so, but drift is only seen in what a template says.
         "State": "ENABLED",
@@ -83,6 +86,11 @@ fn rule(about: &str, pattern: &Value) -> Value {
             "DeadLetterConfig": {"Arn": arn("EventsDeadLetters")},
         }],
     })
+}
+
+/// As much of a description as there may be; names may be of any length.
+fn description(about: &str) -> String {
+    about.chars().take(MAX_DESCRIPTION).collect()
 }
 
 /// A few rules for many events; which of them an event is in follows from its name.
@@ -274,7 +282,7 @@ fn schedule_of(
     (queue, message): (&str, &Value),
 ) -> Value {
     let mut properties = json!({
-        "Description": about,
+        "Description": description(about),
         "GroupName": {"Ref": "ScheduleGroup"},
         "ScheduleExpression": expression,
         "FlexibleTimeWindow": {"Mode": "OFF"},

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use loopy_contract::files::PACK_PART;
 use loopy_contract::report::{
     AttemptPath, Failure, FailureClass, FilesAsk, FilesPart, FilesReply, HeartbeatReply, Outcome,
-    Refusal, ResultReply, StepResult, TranscriptPart, TranscriptReply, launch_env,
+    Refusal, ResultReply, SkillAsk, StepResult, TranscriptPart, TranscriptReply, launch_env,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -41,6 +41,8 @@ pub(crate) struct Record {
     pub(crate) pack: Mutex<Vec<u8>>,
     /// The packs that are handed out, by step and item.
     pub(crate) packs: Mutex<Packs>,
+    /// Files that are handed out, by skill and path.
+    pub(crate) skills: Mutex<BTreeMap<(String, String), Vec<u8>>>,
     /// How many answers about files are lost on their way back.
     pub(crate) lost: AtomicU64,
     /// How many requests about files there were.
@@ -169,12 +171,12 @@ async fn answer(
             transcript.push_str(&part.text);
             Json(TranscriptReply {}).into_response()
         }
-        leaf @ ("files" | "fetch") => {
+        leaf @ ("files" | "fetch" | "skill") => {
             record.asked.fetch_add(1, Ordering::SeqCst);
-            let answer = if leaf == "files" {
-                take_files(&record, &body)
-            } else {
-                give_files(&record, &body)
+            let answer = match leaf {
+                "files" => take_files(&record, &body),
+                "fetch" => give_files(&record, &body),
+                _ => give_skill(&record, &body),
             };
             let losing = |left: u64| left.checked_sub(1);
             let lost = &record.lost;
@@ -210,6 +212,17 @@ fn give_files(record: &Record, body: &[u8]) -> Option<Response> {
     let at = usize::try_from(ask.offset).unwrap();
     let end = pack.len().min(at + PACK_PART);
     let data = STANDARD.encode(pack.get(at..end).unwrap_or_default());
+    Some(Json(json!({ "data": data })).into_response())
+}
+
+fn give_skill(record: &Record, body: &[u8]) -> Option<Response> {
+    let ask: SkillAsk = serde_json::from_slice(body).unwrap();
+    let skills = record.skills.lock().unwrap();
+    let file = skills.get(&(ask.skill, ask.path))?;
+    let at = usize::try_from(ask.offset).unwrap();
+    assert!(at.is_multiple_of(PACK_PART));
+    let end = file.len().min(at + PACK_PART);
+    let data = STANDARD.encode(file.get(at..end).unwrap_or_default());
     Some(Json(json!({ "data": data })).into_response())
 }
 

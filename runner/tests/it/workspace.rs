@@ -1,12 +1,14 @@
 //! Repositories and skills, with the real git.
 
 use crate::engine::{Attempt, envelope, failed, succeeded};
+use loopy_contract::files::PACK_PART;
 use loopy_contract::report::FailureClass;
 use loopy_contract::repository::mirror_name;
 use loopy_testkit::git::GitHost;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 
 /// Runs a script in `place`; gives its output.
@@ -291,4 +293,37 @@ async fn skills_are_written_where_agents_look() {
             .message
             .contains("leaves the workspace")
     );
+}
+
+#[tokio::test]
+async fn skills_too_large_for_an_envelope_are_fetched_in_parts() {
+    let size = 2 * PACK_PART + 7;
+    let attempt = Attempt::of(envelope(
+        "cd .agents/skills; wc -c < big/data.bin > ../../seen; cat big/SKILL.md big/empty >> ../../seen",
+        json!({"skill_files": {"big": {"SKILL.md": 6, "data.bin": size, "empty": 0}}}),
+    ));
+    let give = |path: &str, bytes: Vec<u8>| {
+        let key = ("big".to_owned(), path.to_owned());
+        attempt.record.skills.lock().unwrap().insert(key, bytes);
+    };
+    give("SKILL.md", b"# Big\n".to_vec());
+    give("data.bin", vec![7; size]);
+    // An answer that is lost is asked for again.
+    attempt.record.lost.store(1, Ordering::SeqCst);
+    succeeded(&attempt.run().await);
+    let seen = std::fs::read_to_string(attempt.workspace().join("seen")).unwrap();
+    assert_eq!(seen, format!("{size}\n# Big\n"));
+    assert_eq!(attempt.record.asked.load(Ordering::SeqCst), 5);
+
+    // One that is shorter than it was said to be is not taken.
+    let attempt = Attempt::of(envelope(
+        "true",
+        json!({"skill_files": {"big": {"SKILL.md": 9}}}),
+    ));
+    let key = ("big".to_owned(), "SKILL.md".to_owned());
+    let skills = &attempt.record.skills;
+    skills.lock().unwrap().insert(key, b"# Big\n".to_vec());
+    let result = attempt.run().await;
+    let failure = failed(&result, FailureClass::Sandbox);
+    assert!(failure.message.contains("SKILL.md"), "{}", failure.message);
 }

@@ -116,7 +116,7 @@ impl Engine {
 
     /// The run as it was last seen, if this attempt was under way then; else as it
     /// is now.
-    async fn recalled(&self, target: &Target) -> Result<Arc<Stored>, Refusal> {
+    pub(super) async fn recalled(&self, target: &Target) -> Result<Arc<Stored>, Refusal> {
         match self.driver.recall(&target.run).await? {
             Some(known) if known.run.under_way(&target.step, target.attempt) => Ok(known),
             _ => self.attempt_under_way(target).await,
