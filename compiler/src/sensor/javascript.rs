@@ -9,10 +9,11 @@ use crate::sources::Sources;
 use loopy_contract::manifest::{SensorSource, module_path};
 use oxc_allocator::Allocator;
 use oxc_ast::ast::{
-    ExportAllDeclaration, ExportFromDeclaration, Expression, ImportDeclaration, ImportExpression,
-    StringLiteral,
+    AccessorProperty, Decorator, ExportAllDeclaration, ExportFromDeclaration, Expression,
+    ImportAttributeKey, ImportDeclaration, ImportExpression, StringLiteral, VariableDeclaration,
+    WithClause, WithClauseKeyword,
 };
-use oxc_ast_visit::{VisitMut, walk_mut};
+use oxc_ast_visit::{Visit, VisitMut, walk, walk_mut};
 use oxc_codegen::{Codegen, CodegenOptions};
 use oxc_diagnostics::OxcDiagnostic;
 use oxc_parser::Parser;
@@ -39,6 +40,9 @@ const STACK_PER_BYTE: usize = 16 << 10;
 /// Stack for everything else, and the most that is used.
 const STACK: usize = 1 << 20;
 const MAX_STACK: usize = 256 << 20;
+
+/// The oldest Node.js that sensors are run by.
+const TARGET: &str = "node18";
 
 /// Where all code of sensors is.
 const FOLDER: &str = "sensors/";
@@ -150,8 +154,16 @@ fn transformed(
     if let Some(error) = semantic.diagnostics.errors().next() {
         return Err(refused(error));
     }
+    let mut newer = Newer { text, wrong: None };
+    newer.visit_program(&program);
+    if let Some(wrong) = newer.wrong {
+        return Err(wrong);
+    }
     let scoping = semantic.semantic.into_scoping();
-    let options = TransformOptions::default();
+    let options = TransformOptions::from_target(TARGET).map_err(|message| Unreadable {
+        span: Span::START,
+        message,
+    })?;
     let done = Transformer::new(&allocator, Path::new(path), &options)
         .build_with_scoping(scoping, &mut program);
     if let Some(error) = done.diagnostics.errors().next() {
@@ -195,6 +207,54 @@ fn is_module(path: &str) -> bool {
     is_typescript(path) || path.ends_with(".js") || path.ends_with(".mjs")
 }
 
+/// Looks for what would be handed on as it is, or with a library that is not there, and
+/// is new to Node.js.
+struct Newer<'s> {
+    text: &'s str,
+    wrong: Option<Unreadable>,
+}
+
+impl Newer<'_> {
+    fn refuse(&mut self, at: oxc_span::Span, what: &str, instead: &str) {
+        self.wrong.get_or_insert_with(|| Unreadable {
+            span: Span::in_text(self.text, at.start as usize, at.end as usize),
+            message: format!("Node.js 18 does not know {what}; {instead}"),
+        });
+    }
+}
+
+impl<'a> Visit<'a> for Newer<'_> {
+    fn visit_decorator(&mut self, it: &Decorator<'a>) {
+        self.refuse(it.span, "decorators", "call the function yourself");
+    }
+
+    fn visit_accessor_property(&mut self, it: &AccessorProperty<'a>) {
+        self.refuse(it.span, "`accessor`", "write `get` and `set`");
+        walk::walk_accessor_property(self, it);
+    }
+
+    fn visit_variable_declaration(&mut self, it: &VariableDeclaration<'a>) {
+        if it.kind.is_using() {
+            self.refuse(it.span, "`using`", "write `try` and `finally`");
+        }
+        walk::walk_variable_declaration(self, it);
+    }
+}
+
+/// Whether an import says that it is of JSON, in the words that Node.js knows.
+fn says_json(clause: Option<&WithClause<'_>>) -> bool {
+    clause.is_some_and(|clause| {
+        clause.keyword == WithClauseKeyword::With
+            && clause.with_entries.iter().any(|entry| {
+                let key = match &entry.key {
+                    ImportAttributeKey::Identifier(name) => name.name.as_str(),
+                    ImportAttributeKey::StringLiteral(text) => text.value.as_str(),
+                };
+                key == "type" && entry.value.value.as_str() == "json"
+            })
+    })
+}
+
 /// Has the imports of a file name what they lead to.
 struct Imports<'s, 'a> {
     sources: &'s Sources,
@@ -206,8 +266,17 @@ struct Imports<'s, 'a> {
 }
 
 impl<'a> Imports<'_, 'a> {
-    fn lead(&mut self, source: &mut StringLiteral<'a>) {
+    fn lead(&mut self, source: &mut StringLiteral<'a>, says_json: bool) {
         let (start, end) = (source.span.start as usize, source.span.end as usize);
+        if source.value.ends_with(".json") && !says_json {
+            self.wrong.get_or_insert(Unreadable {
+                span: Span::in_text(self.text, start, end),
+                message: format!(
+                    "`{}` is JSON, which has to be said: with {{ type: \"json\" }}",
+                    source.value
+                ),
+            });
+        }
         match self.target(source.value.as_str()) {
             Ok(None) => {}
             Ok(Some((target, specifier))) => {
@@ -284,20 +353,24 @@ impl<'a> Imports<'_, 'a> {
 
 impl<'a> VisitMut<'a> for Imports<'_, 'a> {
     fn visit_import_declaration(&mut self, it: &mut ImportDeclaration<'a>) {
-        self.lead(&mut it.source);
+        let says_json = says_json(it.with_clause.as_deref());
+        self.lead(&mut it.source, says_json);
     }
 
     fn visit_export_all_declaration(&mut self, it: &mut ExportAllDeclaration<'a>) {
-        self.lead(&mut it.source);
+        let says_json = says_json(it.with_clause.as_deref());
+        self.lead(&mut it.source, says_json);
     }
 
     fn visit_export_from_declaration(&mut self, it: &mut ExportFromDeclaration<'a>) {
-        self.lead(&mut it.source);
+        let says_json = says_json(it.with_clause.as_deref());
+        self.lead(&mut it.source, says_json);
     }
 
     fn visit_import_expression(&mut self, it: &mut ImportExpression<'a>) {
         if let Expression::StringLiteral(source) = &mut it.source {
-            self.lead(source);
+            // What is worked out when it runs may well say so.
+            self.lead(source, it.options.is_some());
         }
         walk_mut::walk_import_expression(self, it);
     }
@@ -377,7 +450,7 @@ mod tests {
     #[test]
     fn imports_name_what_they_lead_to() {
         let text = "import a from './lib/one';\nimport b from './two.js';\n\
-                    import c from './three.mjs';\nimport './data.json';\n\
+                    import c from './three.mjs';\nimport './data.json' with { type: 'json' };\n\
                     export * from './lib';\nexport { x } from './lib/one.ts';\n\
                     const d = await import('../sensors/two');\nimport e from 'package/deep.js';\n\
                     import f from 'node:fs';\nimport g from './old.cjs';\n\
@@ -447,6 +520,44 @@ mod tests {
             ("\n\nconst = 5;", 3, "this is not TypeScript"),
             ("let a = 1; let a = 2;", 1, "this is not TypeScript"),
             ("return 5", 1, "this is not TypeScript"),
+            ("\n@a class A {}", 2, "Node.js 18 does not know decorators"),
+            (
+                "class A {\n constructor(@a b) {} }",
+                2,
+                "Node.js 18 does not know decorators",
+            ),
+            (
+                "class A {\n @a b() {} }",
+                2,
+                "Node.js 18 does not know decorators",
+            ),
+            (
+                "class A { accessor b = 1 }",
+                1,
+                "Node.js 18 does not know `accessor`",
+            ),
+            (
+                "{\n using a = b(); }",
+                2,
+                "Node.js 18 does not know `using`",
+            ),
+            (
+                "import a from './a.json'; a();",
+                1,
+                "with { type: \"json\" }",
+            ),
+            (
+                "import a from 'b/a.json'; a();",
+                1,
+                "with { type: \"json\" }",
+            ),
+            ("export * from 'b/a.json';", 1, "with { type: \"json\" }"),
+            ("await import('b/a.json');", 1, "with { type: \"json\" }"),
+            (
+                "import a from 'b/a.json' assert { type: 'json' }; a();",
+                1,
+                "with { type: \"json\" }",
+            ),
         ] {
             let found = alone(text).unwrap_err();
             assert!(found.message.contains(part), "{text}: {}", found.message);
