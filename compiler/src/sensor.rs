@@ -1,6 +1,7 @@
 //! Reads sensors, whatever they are written in. Their code is never run.
 
 pub(crate) mod javascript;
+mod node;
 mod python;
 mod shell;
 mod typescript;

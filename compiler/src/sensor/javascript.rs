@@ -3,17 +3,16 @@
 //! by a source map at its end.
 
 use super::typescript::{self, Kind, Token};
-use super::{Sensors, Unreadable};
+use super::{Sensors, Unreadable, node};
 use crate::diagnostic::{Code, Report, Span};
 use crate::sources::Sources;
 use loopy_contract::manifest::{SensorSource, module_path};
 use oxc_allocator::Allocator;
 use oxc_ast::ast::{
-    AccessorProperty, Decorator, ExportAllDeclaration, ExportFromDeclaration, Expression,
-    ImportAttributeKey, ImportDeclaration, ImportExpression, StringLiteral, VariableDeclaration,
-    WithClause, WithClauseKeyword,
+    ExportAllDeclaration, ExportFromDeclaration, Expression, ImportDeclaration, ImportExpression,
+    StringLiteral,
 };
-use oxc_ast_visit::{Visit, VisitMut, walk, walk_mut};
+use oxc_ast_visit::{VisitMut, walk_mut};
 use oxc_codegen::{Codegen, CodegenOptions};
 use oxc_diagnostics::OxcDiagnostic;
 use oxc_parser::Parser;
@@ -40,9 +39,6 @@ const STACK_PER_BYTE: usize = 16 << 10;
 /// Stack for everything else, and the most that is used.
 const STACK: usize = 1 << 20;
 const MAX_STACK: usize = 256 << 20;
-
-/// The oldest Node.js that sensors are run by.
-const TARGET: &str = "node18";
 
 /// Where all code of sensors is.
 const FOLDER: &str = "sensors/";
@@ -154,13 +150,9 @@ fn transformed(
     if let Some(error) = semantic.diagnostics.errors().next() {
         return Err(refused(error));
     }
-    let mut newer = Newer { text, wrong: None };
-    newer.visit_program(&program);
-    if let Some(wrong) = newer.wrong {
-        return Err(wrong);
-    }
+    node::check(&program, text)?;
     let scoping = semantic.semantic.into_scoping();
-    let options = TransformOptions::from_target(TARGET).map_err(|message| Unreadable {
+    let options = TransformOptions::from_target(node::TARGET).map_err(|message| Unreadable {
         span: Span::START,
         message,
     })?;
@@ -205,54 +197,6 @@ fn is_typescript(path: &str) -> bool {
 /// Whether JavaScript is made of the file, so that its own imports lead somewhere.
 fn is_module(path: &str) -> bool {
     is_typescript(path) || path.ends_with(".js") || path.ends_with(".mjs")
-}
-
-/// Looks for what would be handed on as it is, or with a library that is not there, and
-/// is new to Node.js.
-struct Newer<'s> {
-    text: &'s str,
-    wrong: Option<Unreadable>,
-}
-
-impl Newer<'_> {
-    fn refuse(&mut self, at: oxc_span::Span, what: &str, instead: &str) {
-        self.wrong.get_or_insert_with(|| Unreadable {
-            span: Span::in_text(self.text, at.start as usize, at.end as usize),
-            message: format!("Node.js 18 does not know {what}; {instead}"),
-        });
-    }
-}
-
-impl<'a> Visit<'a> for Newer<'_> {
-    fn visit_decorator(&mut self, it: &Decorator<'a>) {
-        self.refuse(it.span, "decorators", "call the function yourself");
-    }
-
-    fn visit_accessor_property(&mut self, it: &AccessorProperty<'a>) {
-        self.refuse(it.span, "`accessor`", "write `get` and `set`");
-        walk::walk_accessor_property(self, it);
-    }
-
-    fn visit_variable_declaration(&mut self, it: &VariableDeclaration<'a>) {
-        if it.kind.is_using() {
-            self.refuse(it.span, "`using`", "write `try` and `finally`");
-        }
-        walk::walk_variable_declaration(self, it);
-    }
-}
-
-/// Whether an import says that it is of JSON, in the words that Node.js knows.
-fn says_json(clause: Option<&WithClause<'_>>) -> bool {
-    clause.is_some_and(|clause| {
-        clause.keyword == WithClauseKeyword::With
-            && clause.with_entries.iter().any(|entry| {
-                let key = match &entry.key {
-                    ImportAttributeKey::Identifier(name) => name.name.as_str(),
-                    ImportAttributeKey::StringLiteral(text) => text.value.as_str(),
-                };
-                key == "type" && entry.value.value.as_str() == "json"
-            })
-    })
 }
 
 /// Has the imports of a file name what they lead to.
@@ -353,17 +297,17 @@ impl<'a> Imports<'_, 'a> {
 
 impl<'a> VisitMut<'a> for Imports<'_, 'a> {
     fn visit_import_declaration(&mut self, it: &mut ImportDeclaration<'a>) {
-        let says_json = says_json(it.with_clause.as_deref());
+        let says_json = node::says_json(it.with_clause.as_deref());
         self.lead(&mut it.source, says_json);
     }
 
     fn visit_export_all_declaration(&mut self, it: &mut ExportAllDeclaration<'a>) {
-        let says_json = says_json(it.with_clause.as_deref());
+        let says_json = node::says_json(it.with_clause.as_deref());
         self.lead(&mut it.source, says_json);
     }
 
     fn visit_export_from_declaration(&mut self, it: &mut ExportFromDeclaration<'a>) {
-        let says_json = says_json(it.with_clause.as_deref());
+        let says_json = node::says_json(it.with_clause.as_deref());
         self.lead(&mut it.source, says_json);
     }
 
