@@ -374,7 +374,7 @@ def _load(code):
 def _why_not_there(error):
     """What is to be said of a module that is there, and not for sensors."""
     name = (getattr(error, "name", None) or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or not name:
+    if not isinstance(error, ModuleNotFoundError) or name in ("", "sensors"):
         return ""
     if not os.path.isdir(name) and not os.path.isfile(name + ".py"):
         return ""

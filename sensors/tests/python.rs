@@ -513,6 +513,8 @@ async fn what_lies_outside_of_sensors_is_not_imported_where_a_stack_has_it_not()
         let why = bench.not_loaded(&format!("sensors.{name}"), "f").await;
         assert!(why.contains("lies outside of sensors/"), "{why}");
     }
+    let why = bench.not_loaded("sensors.three", "f").await;
+    assert!(!why.contains("lies outside"), "{why}");
     // What is in it is found, with what its `__init__.py` does and without one.
     std::fs::write(project.join("sensors/lib.py"), "value = 7\n").unwrap();
     for init in [
