@@ -138,6 +138,7 @@ codes! {
     W401 Warning "anyone can post to a webhook",
     W402 Warning "a file under sensors/ holds no sensor",
     W403 Warning "a sensor polls without a pause",
+    W404 Warning "what looks like a sensor is not read",
     W501 Warning "nothing makes the event that a workflow waits for",
     W502 Warning "no step uses an agent",
     W503 Warning "no agent uses a sandbox",

@@ -1,6 +1,7 @@
 //! Reads sensors, whatever they are written in. Their code is never run.
 
 pub(crate) mod javascript;
+mod node;
 mod python;
 mod shell;
 mod typescript;
@@ -40,6 +41,8 @@ struct Declared {
     verify: Argument,
     /// Its text is `true` or `false`.
     on_change: Argument,
+    /// What else it says; no sensor has that.
+    unknown: Vec<(String, Span)>,
     module: String,
     function: Option<String>,
 }
@@ -60,6 +63,30 @@ impl Argument {
             _ => None,
         }
     }
+}
+
+/// What a file says.
+#[derive(Debug, Default)]
+struct Found {
+    declared: Vec<Declared>,
+    overlooked: Vec<Overlooked>,
+}
+
+impl From<Vec<Declared>> for Found {
+    fn from(declared: Vec<Declared>) -> Self {
+        Self {
+            declared,
+            ..Self::default()
+        }
+    }
+}
+
+/// What looks like a sensor and is none.
+#[derive(Debug)]
+struct Overlooked {
+    span: Span,
+    message: String,
+    hint: &'static str,
 }
 
 /// Why a file, or a declaration in it, cannot be read.
@@ -83,9 +110,13 @@ pub(crate) fn read_all(sources: &Sources, report: &mut Report) -> Sensors {
             Some((_, "py")) if file_name != "__init__.py" => python::read,
             Some((_, "sh")) => shell::read,
             Some((_, "ts")) if !file_name.ends_with(".d.ts") => typescript::read,
-            _ => {
+            other => {
                 if let Err(why) = file.readable() {
                     reader.unreadable(path, Span::START, why);
+                }
+                if let (Some((_, ending)), Ok(text)) = (other, file.text()) {
+                    let found = typescript::elsewhere(ending, text);
+                    reader.overlooked(path, found);
                 }
                 continue;
             }
@@ -99,7 +130,9 @@ pub(crate) fn read_all(sources: &Sources, report: &mut Report) -> Sensors {
             Err(why) => reader.unreadable(path, Span::START, why),
             Ok(text) => match read(path, text) {
                 Err(why) => reader.unreadable(path, why.span, why.message),
-                Ok(declared) => {
+                Ok(found) => {
+                    let declared = found.declared;
+                    reader.overlooked(path, found.overlooked);
                     if declared.is_empty() && source == SensorSource::Shell {
                         reader.no_header(path);
                     }
@@ -128,6 +161,31 @@ impl Reader<'_> {
         self.report.add(Code::E402, path, span, message);
     }
 
+    fn overlooked(&mut self, path: &str, found: impl IntoIterator<Item = Overlooked>) {
+        for one in found {
+            self.report
+                .add(Code::W404, path, one.span, one.message)
+                .hint(one.hint);
+        }
+    }
+
+    /// What a sensor cannot have.
+    fn unknown(&mut self, path: &str, source: SensorSource, declared: &Declared) {
+        let known = match source {
+            SensorSource::Typescript => typescript::KEYS.as_slice(),
+            _ => python::KEYWORDS.as_slice(),
+        };
+        for (key, at) in &declared.unknown {
+            let message = format!(
+                "sensor `{}` has `{key}`, which no sensor has",
+                declared.name
+            );
+            let hint = did_you_mean(key, known.iter().copied())
+                .unwrap_or_else(|| format!("a sensor has {}", known.join(", ")));
+            self.report.add(Code::E402, path, *at, message).hint(hint);
+        }
+    }
+
     fn no_header(&mut self, path: &str) {
         self.report
             .add(
@@ -140,6 +198,7 @@ impl Reader<'_> {
     }
 
     fn take(&mut self, path: &str, source: SensorSource, declared: Declared) {
+        self.unknown(path, source, &declared);
         let (name, span) = (declared.name, declared.span);
         let Argument::Text(emits, emits_span) = declared.emits else {
             let (at, message) = match declared.emits {

@@ -469,7 +469,7 @@ def make(request: Request):
     let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sensors/host/loopy_sensors.py");
     let input: String = requests
         .iter()
-        .map(|request| format!("{request}\n"))
+        .map(|request| format!("{}\n", json!({"number": 1, "request": request})))
         .collect();
     let said = python(
         directory.path(),
@@ -478,7 +478,7 @@ def make(request: Request):
     );
     let given: Vec<Value> = said
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["events"][0].clone())
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["response"]["events"][0].clone())
         .collect();
     assert_eq!(given, wanted);
 

@@ -160,6 +160,34 @@ fn each_language_has_its_host_and_the_projects_files() {
     );
 }
 
+#[test]
+fn what_a_kernel_runs_is_executable_in_a_stack_as_it_is_here() {
+    let programs: [(&str, &[u8], u32); 4] = [
+        ("sensors/bin/compiled", b"\x7fELF\x02\x01", 0o755),
+        ("sensors/bin/script", b"#!/bin/sh\necho\n", 0o755),
+        ("sensors/bin/list.txt", b"one\n", 0o644),
+        ("sensors/hooks.py", SENSOR, 0o644),
+    ];
+    let mut value = manifest_value();
+    let mut files = files();
+    for (path, bytes, _) in programs {
+        value["sensor_files"][path] = json!(sha256_hex(bytes));
+        files.insert(sha256_hex(bytes), bytes.to_vec());
+    }
+    let manifest = serde_json::from_value::<Manifest>(value).unwrap().seal();
+    let made = stack(&manifest, &files, &binaries(), true).unwrap();
+    for language in ["python", "typescript", "shell"] {
+        let begins = format!("sensors/{language}-");
+        let asset = made.assets.iter().find(|one| one.key.starts_with(&begins));
+        let bytes = std::io::Cursor::new(&asset.unwrap().bytes);
+        let mut zip = zip::ZipArchive::new(bytes).unwrap();
+        for (path, _, mode) in programs {
+            let found = zip.by_name(path).unwrap().unix_mode().unwrap() & 0o777;
+            assert_eq!(found, mode, "{language} {path}");
+        }
+    }
+}
+
 fn sample() -> Stack {
     stack(&manifest(), &files(), &binaries(), true).unwrap()
 }

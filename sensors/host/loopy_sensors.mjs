@@ -1,22 +1,24 @@
 // Runs a project's TypeScript sensors: one JSON request in, one JSON response out.
 //
-// As a Lambda function its handler is `loopy_sensors.handler`. On one machine it is
-// started as `node loopy_sensors.mjs --worker CODE_DIR` in the project's folder, and
-// reads a request a line from descriptor 3 and writes a response a line to descriptor
-// 4, so that whatever sensor code prints is no response. Needs Node.js 18 and nothing
-// else. The compiler has made JavaScript of the sensors; they lie below CODE_DIR, or
-// beside this file.
+// It is started as `node loopy_sensors.mjs --worker CODE_DIR` in the project's folder,
+// and reads a request a line from descriptor 3 and writes a response a line to descriptor
+// 4, each with the number of the request, so that whatever sensor code prints is no
+// response. As a Lambda function its handler is `loopy_sensors.handler`, which keeps such
+// a worker: a process with nothing but the sensors' own environment, which is made anew
+// when that has changed, or when a module could not be loaded, as Node.js loads none
+// twice. Needs Node.js 18 and nothing else. The compiler has made JavaScript of the
+// sensors; they lie below CODE_DIR, or beside this file.
 //
 // A sensor is called with a `Request` (webhook) or a `Tick` (poll). It may be a
 // function, an async function, a generator or an async generator. It gives back
 // nothing, the fields of one event, or an iterable of those, all of which are
 // delivered. Anything else is an error.
 
+import { spawn } from "node:child_process";
 import { createHash, createHmac } from "node:crypto";
 import { writeSync } from "node:fs";
 import { Socket } from "node:net";
 import { dirname, join } from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 // The head of a stack says what went wrong; more would not fit a log line.
@@ -176,7 +178,9 @@ async function load(root, code) {
   try {
     module = await import(pathToFileURL(join(root, code.module)).href);
   } catch (error) {
-    throw new Unloadable(trace(error));
+    // Node.js does not say where the code is that it cannot read.
+    const where = error instanceof SyntaxError ? `${code.module}, or what it imports: ` : "";
+    throw new Unloadable(`${where}${trace(error)}`);
   }
   const entry = module.sensorRegistry?.[code.function];
   if (typeof entry?.run !== "function") {
@@ -192,23 +196,10 @@ async function call(root, request) {
   return await eventsOf(await entry.run(argument), emits);
 }
 
-/** Rejects when the work takes too long. */
-async function within(work, limit) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new SensorFault(`it did not come back within ${limit / 1000} s`)), limit);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
 const [major] = process.versions.node.split(".").map(Number);
 
-/** Answers a request. Whoever started a worker looks at the clock itself. */
-async function answer(root, request, watched) {
+/** Answers a request. Whoever started the worker looks at the clock. */
+async function answer(root, request) {
   if (request.ask === "load") {
     const loaded = {};
     for (const code of request.sensors) {
@@ -221,8 +212,8 @@ async function answer(root, request, watched) {
     return { loaded };
   }
   try {
-    const { time_ms, response_bytes } = request.limits;
-    const events = await (watched ? call(root, request) : within(call(root, request), time_ms));
+    const { response_bytes } = request.limits;
+    const events = await call(root, request);
     const size = Buffer.byteLength(JSON.stringify({ events }));
     if (size > response_bytes) {
       throw new SensorFault(`its events are ${size} bytes of JSON, and one call may give ${response_bytes}`);
@@ -234,23 +225,58 @@ async function answer(root, request, watched) {
   }
 }
 
+// --- as a worker ----------------------------------------------------------------
+
+/** The lines of a stream of bytes. Text has more ends of a line than this one. */
+async function* lines(stream) {
+  let parts = [];
+  for await (const chunk of stream) {
+    let start = 0;
+    for (let end; (end = chunk.indexOf(0x0a, start)) >= 0; start = end + 1) {
+      parts.push(chunk.subarray(start, end));
+      yield Buffer.concat(parts).toString("utf8");
+      parts = [];
+    }
+    if (start < chunk.length) parts.push(chunk.subarray(start));
+  }
+}
+
+function respond(answered) {
+  const bytes = Buffer.from(`${JSON.stringify(answered)}\n`);
+  for (let at = 0; at < bytes.length; ) at += writeSync(4, bytes, at);
+}
+
+async function work(code) {
+  for await (const line of lines(new Socket({ fd: 3, readable: true, writable: false }))) {
+    const { number, request } = JSON.parse(line);
+    respond({ number, response: await answer(code, request) });
+  }
+  // What a sensor left running keeps nothing alive.
+  process.exit(0);
+}
+
 // --- as a Lambda function -------------------------------------------------------
 
 // What a sensor sees of the function's own environment.
-const KEPT = new Set(["PATH", "LD_LIBRARY_PATH", "LANG", "TZ"]);
+const KEPT = ["PATH", "LD_LIBRARY_PATH", "LANG", "TZ"];
 
-const root = dirname(fileURLToPath(import.meta.url));
-const functions = { ...process.env };
+// How long the secret is used before it is read again: as long as the other functions
+// keep theirs.
+const KEPT_FOR = 5 * 60 * 1000;
+
+const file = fileURLToPath(import.meta.url);
 let own;
+let readAt = 0;
+let child;
 
 const sha256 = (text) => createHash("sha256").update(text).digest("hex");
 const hmac = (key, text) => createHmac("sha256", key).update(text).digest();
 
 /** A secret's map of texts. One signed request: the whole SDK takes longer to load. */
 async function secret(arn) {
-  const region = functions.AWS_REGION;
+  const region = process.env.AWS_REGION;
   const suffix = region.startsWith("cn-") ? "amazonaws.com.cn" : "amazonaws.com";
-  const url = new URL(functions.AWS_ENDPOINT_URL || `https://secretsmanager.${region}.${suffix}/`);
+  const url = new URL(process.env.AWS_ENDPOINT_URL || `https://secretsmanager.${region}.${suffix}/`);
   const body = JSON.stringify({ SecretId: arn });
   const time = new Date().toISOString().replace(/[-:]|\.\d+/g, "");
   const headers = {
@@ -259,14 +285,14 @@ async function secret(arn) {
     "x-amz-date": time,
     "x-amz-target": "secretsmanager.GetSecretValue",
   };
-  if (functions.AWS_SESSION_TOKEN) headers["x-amz-security-token"] = functions.AWS_SESSION_TOKEN;
+  if (process.env.AWS_SESSION_TOKEN) headers["x-amz-security-token"] = process.env.AWS_SESSION_TOKEN;
   const names = Object.keys(headers).sort();
   const listed = names.map((name) => `${name}:${headers[name]}\n`).join("");
   const canonical = ["POST", "/", "", listed, names.join(";"), sha256(body)].join("\n");
   const scope = [time.slice(0, 8), region, "secretsmanager", "aws4_request"];
-  const key = scope.reduce(hmac, `AWS4${functions.AWS_SECRET_ACCESS_KEY}`);
+  const key = scope.reduce(hmac, `AWS4${process.env.AWS_SECRET_ACCESS_KEY}`);
   const signature = hmac(key, ["AWS4-HMAC-SHA256", time, scope.join("/"), sha256(canonical)].join("\n"));
-  const credential = `${functions.AWS_ACCESS_KEY_ID}/${scope.join("/")}`;
+  const credential = `${process.env.AWS_ACCESS_KEY_ID}/${scope.join("/")}`;
   headers.authorization =
     `AWS4-HMAC-SHA256 Credential=${credential}, SignedHeaders=${names.join(";")}, ` +
     `Signature=${signature.toString("hex")}`;
@@ -280,46 +306,109 @@ async function secret(arn) {
   return values;
 }
 
-/** Leaves sensors nothing of the environment but what is theirs. */
-async function limitEnvironment() {
-  const arn = functions.LOOPY_SENSOR_SECRET;
-  own ??= arn ? await secret(arn) : {};
-  for (const name of Object.keys(process.env)) {
-    if (!KEPT.has(name) && !(name in own)) delete process.env[name];
+/** What a sensor sees. An error goes to the caller: the same call may succeed later. */
+async function environment() {
+  const age = Date.now() - readAt;
+  if (own === undefined || age < 0 || age >= KEPT_FOR) {
+    const arn = process.env.LOOPY_SENSOR_SECRET;
+    own = arn ? await secret(arn) : {};
+    readAt = Date.now();
   }
-  Object.assign(process.env, own);
+  const kept = KEPT.filter((name) => name in process.env).map((name) => [name, process.env[name]]);
+  return { ...Object.fromEntries(kept), ...own };
+}
+
+/** A worker, and what it was started with. */
+class Child {
+  #process;
+  #answers;
+  #ended;
+  #asked = 0;
+
+  constructor(environment) {
+    this.startedWith = JSON.stringify(environment);
+    const root = dirname(file);
+    this.#process = spawn(process.execPath, ["--enable-source-maps", file, "--worker", root], {
+      cwd: root,
+      env: environment,
+      // A group of its own, which is killed with all that a sensor starts.
+      detached: true,
+      stdio: ["ignore", 2, 2, "pipe", "pipe"],
+    });
+    this.#ended = new Promise((resolve) => {
+      this.#process.on("exit", (code, signal) => resolve(signal ? `signal: ${signal}` : `exit status: ${code}`));
+      this.#process.on("error", (error) => resolve(error.message));
+    });
+    // One that has ended takes no more; its end is seen where its answer is missing.
+    this.#process.stdio[3].on("error", () => {});
+    this.#answers = lines(this.#process.stdio[4]);
+  }
+
+  lives() {
+    return this.#process.exitCode === null && this.#process.signalCode === null;
+  }
+
+  /** The response, and whether the worker can be asked again. */
+  async ask(request) {
+    const number = ++this.#asked;
+    const limit = request.limits?.time_ms;
+    let timer;
+    const late = new Promise((resolve) => {
+      if (limit !== undefined) timer = setTimeout(resolve, limit, "late");
+    });
+    this.#process.stdio[3].write(`${JSON.stringify({ number, request })}\n`);
+    const next = this.#answers.next().catch(() => ({ done: true }));
+    const found = await Promise.race([next, late]);
+    clearTimeout(timer);
+    if (found === "late") return [{ error: `it did not come back within ${limit / 1000} s` }, false];
+    if (found.done) return [{ error: `its process ended during the call (${await this.#end()})` }, false];
+    try {
+      const answered = JSON.parse(found.value);
+      if (answered.number !== number) throw new RangeError(`number ${answered.number}`);
+      return [answered.response, true];
+    } catch (error) {
+      return [{ error: `its host answered something else: ${error.message}` }, false];
+    }
+  }
+
+  /** How it ended. It may be about to by itself. */
+  async #end() {
+    const timer = setTimeout(() => this.end(), 300);
+    const status = await this.#ended;
+    clearTimeout(timer);
+    return status;
+  }
+
+  /** Ends it with all that it has started. */
+  end() {
+    try {
+      process.kill(-this.#process.pid, "SIGKILL");
+    } catch {
+      // It has ended by itself.
+    }
+    for (const stream of this.#process.stdio) stream?.destroy();
+  }
 }
 
 /** The Lambda handler. */
 export async function handler(event) {
-  await limitEnvironment();
-  const answered = await answer(root, event, false);
-  // What is missing may be in the secret the next time.
-  if (answered.unloadable || Object.keys(answered.loaded ?? {}).length > 0) own = undefined;
-  return answered;
-}
-
-// --- as a worker ----------------------------------------------------------------
-
-function respond(response) {
-  const bytes = Buffer.from(`${JSON.stringify(response)}\n`);
-  for (let at = 0; at < bytes.length; ) at += writeSync(4, bytes, at);
-}
-
-async function work(code) {
-  const lines = createInterface({ input: new Socket({ fd: 3, readable: true, writable: false }), crlfDelay: Infinity });
-  for await (const line of lines) {
-    let request;
-    try {
-      request = JSON.parse(line);
-    } catch (error) {
-      respond({ error: `the request is not JSON: ${error.message}` });
-      continue;
-    }
-    respond(await answer(code, request, true));
+  const found = await environment();
+  if (child !== undefined && (child.startedWith !== JSON.stringify(found) || !child.lives())) {
+    child.end();
+    child = undefined;
   }
-  // What a sensor left running keeps nothing alive.
-  process.exit(0);
+  child ??= new Child(found);
+  let [response, isWhole] = await child.ask(event);
+  if (response.unloadable || Object.keys(response.loaded ?? {}).length > 0) {
+    // What is missing may be there the next time, in a new process, or in the secret.
+    isWhole = false;
+    own = undefined;
+  }
+  if (!isWhole) {
+    child.end();
+    child = undefined;
+  }
+  return response;
 }
 
 if (process.argv[2] === "--worker" && process.argv.length === 4) await work(process.argv[3]);

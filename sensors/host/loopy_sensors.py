@@ -1,9 +1,11 @@
 """Runs a project's Python sensors: one JSON request in, one JSON response out.
 
-As a Lambda function its handler is `loopy_sensors.handler`. On one machine it
-is started as `python3 loopy_sensors.py --worker PROJECT_DIR` and reads a
-request a line from stdin and writes a response a line to stdout. Needs Python
-3.9 and the standard library (on Lambda also boto3, if there are secrets).
+It is started as `python3 loopy_sensors.py --worker PROJECT_DIR` and reads a
+request a line from stdin and writes a response a line to stdout, each with the
+number of the request. As a Lambda function its handler is
+`loopy_sensors.handler`, which keeps such a worker: a process with nothing but
+the sensors' own environment, which is made anew when that has changed. Needs
+Python 3.9 and the standard library (on Lambda also boto3, if there are secrets).
 
 It is also where sensor code gets its `loopy` package from: `from loopy import
 sensor` and `from loopy.events import PullRequest` work without any file of
@@ -21,14 +23,19 @@ import base64
 import collections.abc
 import datetime
 import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import inspect
 import json
 import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
+import time
 import traceback
 import types
 import urllib.parse
@@ -49,10 +56,6 @@ class SensorFault(Exception):
 
 class Unloadable(Exception):
     """The sensor's code is not there to be called; the text says why."""
-
-
-class TookTooLong(BaseException):
-    """Raised within a sensor whose time is over."""
 
 
 # --- the `loopy` package ------------------------------------------------------
@@ -251,18 +254,24 @@ def _moment(text):
 
 def _plain(value, place):
     """The JSON form of a field's value."""
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool):
         return value
+    # What is made of these types, such as a member of an enum, may print as
+    # something else than its value.
+    if isinstance(value, int):
+        return int.__int__(value)
     if isinstance(value, float):
+        value = float.__float__(value)
         if not math.isfinite(value):
             raise SensorFault("%s is %r, which JSON cannot say" % (place, value))
         return value
     if isinstance(value, str):
+        value = str.__str__(value)
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
             raise SensorFault("%s holds text that is not valid Unicode" % place) from None
-        return str(value)
+        return value
     if isinstance(value, datetime.datetime):
         if value.utcoffset() is None:
             raise SensorFault(
@@ -352,14 +361,24 @@ def _load(code):
         # A file that was mended is seen.
         importlib.invalidate_caches()
         module = importlib.import_module(code["module"])
-    except (KeyboardInterrupt, TookTooLong):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit
-        raise Unloadable(_trace(error)) from None
+        raise Unloadable(_trace(error) + _why_not_there(error)) from None
     function = getattr(module, code["function"], None)
     if not callable(function):
         raise Unloadable("module %s has no function `%s`" % (code["module"], code["function"]))
     return function
+
+
+def _why_not_there(error):
+    """What is to be said of a module that is there, and not for sensors."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or name in ("", "sensors"):
+        return ""
+    if not os.path.isdir(name) and not os.path.isfile(name + ".py"):
+        return ""
+    return "\n`%s` lies outside of sensors/, and a stack gets only what is in it; move it there" % name
 
 
 def _call(request):
@@ -376,28 +395,6 @@ def _call(request):
     if size > most:
         raise SensorFault("its events are %d bytes of JSON, and one call may give %d" % (size, most))
     return events
-
-
-def _late(number, frame):
-    raise TookTooLong
-
-
-def _within(work, seconds):
-    """Does the work; raises TookTooLong in it when its time is over."""
-    global _loop
-    if threading.current_thread() is not threading.main_thread():
-        return work()
-    before = signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        return work()
-    except TookTooLong:
-        # What it has left there would go on in the next call.
-        _loop = None
-        raise SensorFault("it did not come back within %g s" % seconds) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _trace(error):
@@ -426,15 +423,13 @@ def _loaded(request):
     return found
 
 
-def answer(request, watched):
+def answer(request):
     """Does what the request asks for and gives back the response. Whoever started
-    a worker looks at the clock itself (`watched`)."""
+    the worker looks at the clock."""
     try:
         if request["ask"] == "load":
             return {"loaded": _loaded(request)}
-        if watched:
-            return {"events": _call(request)}
-        return {"events": _within(lambda: _call(request), request["limits"]["time_ms"] / 1000)}
+        return {"events": _call(request)}
     except SensorFault as fault:
         return {"error": str(fault)}
     except Unloadable as error:
@@ -445,32 +440,161 @@ def answer(request, watched):
         return {"error": _trace(error)}
 
 
-# --- the two ways of being called ---------------------------------------------
+# --- as a worker --------------------------------------------------------------
+
+
+class _Sensors(importlib.abc.MetaPathFinder):
+    """Finds the package `sensors` of a project, and nothing else of it: a stack
+    has no more."""
+
+    def __init__(self, project):
+        self._folder = os.path.join(project, "sensors")
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "sensors":
+            return None
+        init = os.path.join(self._folder, "__init__.py")
+        if os.path.isfile(init):
+            folders = [self._folder]
+            return importlib.util.spec_from_file_location(
+                name, init, submodule_search_locations=folders
+            )
+        spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [self._folder]
+        return spec
+
+
+def _worker(project, more):
+    # Requests and responses keep the original streams. What sensor code, or a
+    # program that it starts, prints goes to stderr, and it reads an empty stdin.
+    requests = os.fdopen(os.dup(0), "rb")
+    responses = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    os.chdir(project)
+    # What the project brings comes before what Python has, as in a function. The
+    # directory of this file is no part of the project.
+    host = os.path.dirname(os.path.abspath(__file__))
+    brought = os.path.join(os.getcwd(), PACKAGES)
+    path = [brought]
+    for entry in sys.path + more:
+        if entry not in path and os.path.abspath(entry) != host:
+            path.append(entry)
+    sys.path[:] = path
+    sys.meta_path.insert(0, _Sensors(os.getcwd()))
+    # Bytes, as text has more ends of a line than this.
+    for line in requests:
+        asked = json.loads(line)
+        answered = {"number": asked["number"], "response": answer(asked["request"])}
+        responses.write(json.dumps(answered).encode("ascii") + b"\n")
+        responses.flush()
+
+
+# --- as a Lambda function -----------------------------------------------------
 
 # What a sensor sees of the function's own environment.
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ")
 
-_function = None
+# How long the secret is used before it is read again, in seconds: as long as the
+# other functions keep theirs.
+_KEPT_FOR = 300
+
 _own = None
+_read_at = 0
+_child = None
 
-if __name__ != "__main__":
-    sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), PACKAGES))
+
+class _Child:
+    """A worker, and what it was started with."""
+
+    def __init__(self, environment):
+        self.environment = environment
+        self._asked = 0
+        host = os.path.abspath(__file__)
+        # What Lambda has installed is found, too.
+        command = [sys.executable, host, "--worker", os.path.dirname(host)] + sys.path
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def lives(self):
+        return self._process.poll() is None
+
+    def ask(self, request):
+        """The response, and whether the worker can be asked again."""
+        self._asked += 1
+        line = json.dumps({"number": self._asked, "request": request}).encode("ascii") + b"\n"
+        limit = request.get("limits", {}).get("time_ms")
+        late = threading.Event()
+
+        def is_late():
+            late.set()
+            self._kill()
+
+        timer = threading.Timer(limit / 1000, is_late) if limit else None
+        if timer is not None:
+            timer.start()
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+            answered = self._process.stdout.readline()
+        except OSError:
+            answered = b""
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if late.is_set():
+            return {"error": "it did not come back within %g s" % (limit / 1000)}, False
+        if not answered.endswith(b"\n"):
+            return {"error": "its process ended during the call (%s)" % self.end()}, False
+        try:
+            answered = json.loads(answered)
+            if answered["number"] != self._asked:
+                raise ValueError("number %s" % answered["number"])
+        except (KeyError, TypeError, ValueError) as error:
+            return {"error": "its host answered something else: %s" % error}, False
+        return answered["response"], True
+
+    def _kill(self):
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def end(self):
+        """Ends it with all that it has started, and says how it ended."""
+        try:
+            # It may be about to end by itself.
+            self._process.wait(0.3)
+        except subprocess.TimeoutExpired:
+            pass
+        self._kill()
+        status = self._process.wait()
+        self._process.stdout.close()
+        try:
+            self._process.stdin.close()
+        except OSError:
+            pass
+        return "signal: %d" % -status if status < 0 else "exit status: %d" % status
 
 
-def _limit_environment():
-    """Leaves sensors nothing of the environment but what is theirs, which is in
-    Secrets Manager. An error goes to the caller: the same call may succeed later."""
-    global _function, _own
-    if _function is None:
-        _function = dict(os.environ)
-    if _own is None:
-        os.environ.update(_function)
-        arn = _function.get("LOOPY_SENSOR_SECRET")
-        _own = _secret(arn) if arn else {}
-    for name in list(os.environ):
-        if name not in _KEPT and name not in _own:
-            del os.environ[name]
-    os.environ.update(_own)
+def _environment():
+    """What a sensor sees: what is theirs, which is in Secrets Manager. An error goes
+    to the caller: the same call may succeed later."""
+    global _own, _read_at
+    if _own is None or not 0 <= time.time() - _read_at < _KEPT_FOR:
+        arn = os.environ.get("LOOPY_SENSOR_SECRET")
+        _own, _read_at = (_secret(arn) if arn else {}), time.time()
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {**kept, **_own}
 
 
 def _secret(arn):
@@ -485,45 +609,26 @@ def _secret(arn):
 
 def handler(event, context):
     """The Lambda handler."""
-    global _own
-    _limit_environment()
-    response = answer(event, False)
+    global _child, _own
+    environment = _environment()
+    if _child is not None and (_child.environment != environment or not _child.lives()):
+        _child.end()
+        _child = None
+    if _child is None:
+        _child = _Child(environment)
+    response, is_whole = _child.ask(event)
     if response.get("unloadable") or response.get("loaded"):
-        # What is missing may be in the secret the next time.
-        _own = None
+        # What is missing may be there the next time, in a new process, or in the secret.
+        is_whole, _own = False, None
+    if not is_whole:
+        _child.end()
+        _child = None
     return response
 
 
-def _worker(project):
-    # Requests and responses keep the original streams. What sensor code, or a
-    # program that it starts, prints goes to stderr, and it reads an empty stdin.
-    requests = os.fdopen(os.dup(0), "rb")
-    responses = os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-
-    os.chdir(project)
-    # The directory of this file is on the path and is no part of the project.
-    host = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [os.getcwd()] + [entry for entry in sys.path if entry != host]
-    sys.path.append(os.path.join(os.getcwd(), PACKAGES))
-    for line in requests:
-        try:
-            request = json.loads(line)
-        except ValueError as error:
-            response = {"error": "the request is not JSON: %s" % error}
-        else:
-            response = answer(request, True)
-        responses.write(json.dumps(response).encode("ascii") + b"\n")
-        responses.flush()
-
-
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] != "--worker":
-        sys.exit("usage: loopy_sensors.py --worker PROJECT_DIR")
+    if len(sys.argv) < 3 or sys.argv[1] != "--worker":
+        sys.exit("usage: loopy_sensors.py --worker PROJECT_DIR [FOLDER_OF_PACKAGES…]")
     # Sensor code may import this module by its name; it must find this one.
     sys.modules["loopy_sensors"] = sys.modules["__main__"]
-    _worker(sys.argv[2])
+    _worker(sys.argv[2], sys.argv[3:])

@@ -213,8 +213,10 @@ impl SensorsHere {
     /// Node.js never loads one path twice.
     async fn code_of(&self, manifest: &Manifest) -> Result<PathBuf, PortError> {
         let mut code = self.code.lock().await;
+        // Whoever tidies up the state folder does not know what is in use.
         if let Some((hash, root)) = &*code
             && *hash == manifest.hash
+            && root.exists()
         {
             return Ok(root.clone());
         }
@@ -250,6 +252,9 @@ impl SensorsHere {
                 }
                 fs::write(target, bytes).map_err(fault)?;
             }
+            // What the project's own says of imports and of kinds of modules is in no
+            // stack, either.
+            fs::write(part.path().join("package.json"), "{}\n").map_err(fault)?;
             let packages = self.config.project.join("sensors/node_modules");
             symlink(packages, part.path().join("sensors/node_modules")).map_err(fault)?;
             fs::rename(part.keep(), &root).map_err(fault)?;

@@ -2,7 +2,7 @@
 //! variables and on stdin, and prints an event a line, as JSON.
 
 use crate::group::{Group, too_much};
-use crate::worker::{Limits, Said, heavy};
+use crate::worker::{LAST_WORDS, Limits, Said, heavy};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loopy_engine::ports::{Sensed, SensorCall};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{ChildStdout, Command};
 
 /// What runs a script that does not say.
 const SHELL: &str = "/bin/sh";
@@ -158,28 +158,27 @@ impl Scripts {
             .spawn()
             .map_err(|why| trouble(&why))?;
         let mut group = Group::of(child.id());
-        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+        let (Some(mut stdin), Some(mut stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(trouble(&"its streams are missing"));
         };
         let said = Said::listen(stderr);
-        let most = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX);
+        let mut printed = Vec::new();
         let work = async {
             let write = async {
                 // It need not read it.
                 let _ = stdin.write_all(&body).await;
                 drop(stdin);
+                Ok(())
             };
-            let mut printed = Vec::new();
-            let mut stdout = stdout.take(most.saturating_add(1));
-            let ((), read) = tokio::join!(write, stdout.read_to_end(&mut printed));
-            read.map_err(|why| trouble(&why))?;
-            if printed.len() as u64 > most {
-                return Err(format!("it printed more than {most} bytes"));
-            }
-            let status = child.wait().await.map_err(|why| trouble(&why))?;
-            Ok((printed, status))
+            let streams = async { tokio::try_join!(write, read(&mut stdout, &mut printed)) };
+            tokio::select! {
+                // What it has left in the background may hold its streams for long.
+                status = child.wait() => return status.map_err(|why| trouble(&why)),
+                done = streams => done?,
+            };
+            child.wait().await.map_err(|why| trouble(&why))
         };
         let limits = Limits {
             time,
@@ -194,9 +193,29 @@ impl Scripts {
         // With all that it has left in the background.
         group.kill();
         drop(snapshot);
-        match done? {
-            (printed, status) if status.success() => Ok(printed),
-            (_, status) => Err(said.after(&format!("it failed ({status})")).await),
+        let status = done?;
+        // What is in the pipe by now. One that is not its child any more may hold that.
+        if let Ok(rest) = tokio::time::timeout(LAST_WORDS, read(&mut stdout, &mut printed)).await {
+            rest?;
+        }
+        if status.success() {
+            Ok(printed)
+        } else {
+            Err(said.after(&format!("it failed ({status})")).await)
+        }
+    }
+}
+
+/// Reads what a script prints until the end of it. What was read stays read when it is
+/// given up.
+async fn read(stdout: &mut ChildStdout, printed: &mut Vec<u8>) -> Result<(), String> {
+    loop {
+        let count = stdout.read_buf(printed).await;
+        if count.map_err(|why| format!("what it prints cannot be read: {why}"))? == 0 {
+            return Ok(());
+        }
+        if printed.len() > MAX_RESPONSE {
+            return Err(format!("it printed more than {MAX_RESPONSE} bytes"));
         }
     }
 }

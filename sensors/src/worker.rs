@@ -1,9 +1,10 @@
 //! Warm worker processes of one language: a host program that reads a request a line
-//! and writes a response a line. One answers one call at a time; while all are busy
-//! another one is started, up to a few.
+//! and writes a response a line, each with the number of the request. One answers one
+//! call at a time; while all are busy another one is started, up to a few.
 
 use crate::group::{Group, LOOK, too_much};
 use loopy_engine::sensor_host::{HostRequest, HostResponse, MAX_RESPONSE, end_of, took_too_long};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -24,7 +25,7 @@ const AROUND: u64 = 64 << 10;
 const LINES: usize = 40;
 
 /// How long what a process has said is waited for, once it has ended.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The workers of one language.
 pub(crate) struct Pool {
@@ -49,6 +50,20 @@ pub(crate) struct Limits {
     pub(crate) memory: u64,
 }
 
+/// A request, as a worker reads it.
+#[derive(Serialize)]
+struct Asked<'a> {
+    number: u64,
+    request: &'a HostRequest,
+}
+
+/// A response, as a worker writes it.
+#[derive(Deserialize)]
+struct Answered {
+    number: u64,
+    response: HostResponse,
+}
+
 impl Pool {
     pub(crate) fn new() -> Self {
         Self {
@@ -70,8 +85,6 @@ impl Pool {
         key: &Key,
         command: impl FnOnce() -> Result<Command, String>,
     ) -> Result<HostResponse, String> {
-        let mut line = serde_json::to_vec(request).map_err(|why| why.to_string())?;
-        line.push(b'\n');
         let _place = self.places.acquire().await.map_err(|why| why.to_string())?;
         // Out of its place for the length of the call: a call that is given up midway
         // takes the worker with it, and no later call reads its answer.
@@ -80,10 +93,24 @@ impl Pool {
             None => Worker::start(command()?, key)?,
         };
         worker.forget();
+        worker.asked = worker.asked.wrapping_add(1);
+        let number = worker.asked;
+        let mut line =
+            serde_json::to_vec(&Asked { number, request }).map_err(|why| why.to_string())?;
+        line.push(b'\n');
         let outcome = worker.call(&line, limits).await;
+        // An answer is taken only when it is this request's and stands alone: from
+        // one that is not on, each would be taken for another sensor's.
         let said = match outcome {
-            Outcome::Answer(answer) => match serde_json::from_slice(&answer) {
-                Ok(response) => return Ok(self.keep(worker, response)),
+            Outcome::Answer(answer) => match serde_json::from_slice::<Answered>(&answer) {
+                Ok(answered) if answered.number != number => format!(
+                    "its host answered request {} when it was asked request {number}",
+                    answered.number
+                ),
+                Ok(_) if !worker.responses.buffer().is_empty() => {
+                    "its host wrote more than its answer".to_owned()
+                }
+                Ok(answered) => return Ok(self.keep(worker, answered.response)),
                 Err(why) => format!("its host answered no JSON: {why}"),
             },
             Outcome::Broke(why) => why,
@@ -131,6 +158,8 @@ struct Worker {
     child: Child,
     requests: ChildStdin,
     responses: BufReader<ChildStdout>,
+    /// How often it was asked.
+    asked: u64,
     said: Said,
     key: Key,
 }
@@ -158,6 +187,7 @@ impl Worker {
             child,
             requests,
             responses: BufReader::new(responses),
+            asked: 0,
             said: Said::listen(messages),
             key: key.clone(),
         })

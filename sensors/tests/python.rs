@@ -9,11 +9,13 @@ use loopy_engine::ports::{Sensed, SensorCall, SensorCode, SensorError};
 use loopy_sensors::Config;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const HOOKS: &str = r#"
 import asyncio, os, subprocess, sys
+from enum import Enum
 from datetime import datetime, timedelta, timezone
 from loopy import sensor
 from loopy.events import Go, Done
@@ -93,6 +95,16 @@ def nap_pid(tick):
     return Go(n=os.getpid())
 def too_long(tick):
     for n in range(70): yield {"n": "x" * 100000}
+class Colour(str, Enum):
+    RED = "red"
+class Size(int, Enum):
+    BIG = 3
+class Half(float, Enum):
+    ONE = 0.5
+class Shout(str):
+    def __str__(self): return "loud"
+def members(tick):
+    return {"text": [Colour.RED, Size.BIG, Half.ONE, Shout("quiet"), {Colour.RED: Colour.RED}]}
 def environment(tick): return {"names": sorted(os.environ), "token": os.environ.get("TOKEN")}
 "#;
 
@@ -472,6 +484,109 @@ async fn packages_beside_the_sensors_are_found() {
     let uses = sensor("sensors.uses", "f", "Go");
     let made = bench.call_one(&uses, tick()).await.unwrap();
     assert_eq!(made[0].fields["n"], 4711);
+}
+
+#[tokio::test]
+async fn a_package_beside_the_sensors_comes_before_what_python_has() {
+    let bench = hooks(LONG);
+    let folder = bench.dir.path().join("sensors/site-packages");
+    std::fs::create_dir_all(&folder).unwrap();
+    // Of the standard library, which no host has imported.
+    std::fs::write(folder.join("colorsys.py"), "value = 4711\n").unwrap();
+    let code = "from colorsys import value\ndef f(tick): return {'n': value}\n";
+    std::fs::write(bench.dir.path().join("sensors/uses.py"), code).unwrap();
+    let uses = sensor("sensors.uses", "f", "Go");
+    let made = bench.call_one(&uses, tick()).await.unwrap();
+    assert_eq!(made[0].fields["n"], 4711);
+}
+
+#[tokio::test]
+async fn what_lies_outside_of_sensors_is_not_imported_where_a_stack_has_it_not() {
+    let bench = hooks(LONG);
+    let project = bench.dir.path();
+    std::fs::create_dir_all(project.join("shared")).unwrap();
+    std::fs::write(project.join("shared/lib.py"), "value = 1\n").unwrap();
+    std::fs::write(project.join("single.py"), "value = 1\n").unwrap();
+    for (name, import) in [("one", "shared.lib"), ("two", "single")] {
+        let code = format!("from {import} import value\ndef f(tick): return {{'n': value}}\n");
+        std::fs::write(project.join(format!("sensors/{name}.py")), code).unwrap();
+        let why = bench.not_loaded(&format!("sensors.{name}"), "f").await;
+        assert!(why.contains("lies outside of sensors/"), "{why}");
+    }
+    let why = bench.not_loaded("sensors.three", "f").await;
+    assert!(!why.contains("lies outside"), "{why}");
+    // What is in it is found, with what its `__init__.py` does and without one.
+    std::fs::write(project.join("sensors/lib.py"), "value = 7\n").unwrap();
+    for init in [
+        None,
+        Some("begun = 5\n"),
+        Some("from .lib import value as begun\n"),
+    ] {
+        if let Some(text) = init {
+            std::fs::write(project.join("sensors/__init__.py"), text).unwrap();
+        }
+        let name = format!("after{}", init.map_or(0, str::len));
+        let code = "import sensors\nfrom sensors import lib\nfrom .lib import value\n\
+                    def f(tick): return {'n': value, 'm': getattr(sensors, 'begun', None)}\n";
+        std::fs::write(project.join(format!("sensors/{name}.py")), code).unwrap();
+        let fresh = bench::fresh(&bench);
+        let found = sensor(&format!("sensors.{name}"), "f", "Go");
+        let made = fresh.call(&bench.manifest, &found, &tick()).await.unwrap();
+        assert_eq!(made[0].fields["n"], 7);
+        let begun = match init {
+            None => json!(null),
+            Some(text) if text.starts_with("begun") => json!(5),
+            Some(_) => json!(7),
+        };
+        assert_eq!(made[0].fields["m"], begun);
+    }
+}
+
+#[tokio::test]
+async fn a_member_of_an_enum_goes_out_as_its_value() {
+    let bench = hooks(LONG);
+    let seen = bench.fields("members", "Done", tick()).await;
+    let values = json!(["red", 3, 0.5, "quiet", {"red": "red"}]);
+    assert_eq!(seen, [json!({ "text": values })]);
+}
+
+#[tokio::test]
+async fn a_separator_of_lines_in_a_request_shifts_no_answer() {
+    let bench = hooks(LONG);
+    let odd = [json!({"n": "a\u{2028}b\u{2029}c\u{85}d\re\nf\u{b}g"})];
+    let seen = bench.fields("snapshot", "Done", tick_after(&odd)).await;
+    assert_eq!(seen, [json!({ "text": odd })]);
+    assert_eq!(
+        bench.fields("counts", "Go", tick()).await,
+        [json!({"n": 1})]
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_answers_another_request_is_dropped() {
+    for (answer, part) in [
+        (
+            r#"{"number": 7, "response": {"events": []}}"#,
+            "answered request 7",
+        ),
+        (r#"{"events": []}"#, "answered no JSON"),
+        (
+            r#"{"number": 1, "response": {"events": []}}\n{"number": 2, "response": {"events": []}}"#,
+            "more than its answer",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let host = folder.path().join("host");
+        let script = format!("#!/bin/sh\nwhile read -r line; do printf '{answer}\\n'; done\n");
+        std::fs::write(&host, script).unwrap();
+        std::fs::set_permissions(&host, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let bench = bench(&[("hooks.py", HOOKS)], |config| config.python = Some(host));
+        for _ in 0..2 {
+            let message = bench.raised("sensors.hooks", "counts").await;
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(!lives(bench.dir.path(), "/bin/sh").await, "{part}");
+    }
 }
 
 #[tokio::test]

@@ -174,3 +174,34 @@ async fn its_time_and_memory_are_limited() {
     assert!(bench.gives("one", tick()).await.is_empty());
     assert!(!lives(bench.dir.path(), "sleep").await);
 }
+
+#[tokio::test]
+async fn what_is_left_in_the_background_does_not_hold_back_what_was_printed() {
+    let begun = Instant::now();
+    let bench = poll("sleep 100 & echo '{\"text\": 1}'");
+    assert_eq!(bench.gives("one", tick()).await, [json!({"text": 1})]);
+    assert!(!lives(bench.dir.path(), "sleep").await);
+    // What fills the pipe by far is read whole, and one that left the group ends nothing.
+    let lines = "setsid sleep 15 & n=0; while [ $n -lt 3000 ]; do \
+                 echo '{\"text\": \"0123456789012345678901234567890123456789\"}'; n=$((n+1)); done";
+    let bench = poll(lines);
+    assert_eq!(bench.gives("one", tick()).await.len(), 3000);
+    assert!(
+        begun.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn one_that_prints_too_much_and_reads_nothing_is_not_waited_for() {
+    let bench = one(
+        "# loopy: webhook=\"/x\" emits=\"Done\" verify=\"none\"",
+        "head -c 7000000 /dev/zero; sleep 100",
+        |_| {},
+    );
+    let begun = Instant::now();
+    let message = bench.raises("one", request(&[7; 600_000])).await;
+    assert!(message.contains("printed more than 6000000"), "{message}");
+    assert!(begun.elapsed() < Duration::from_secs(15));
+}

@@ -7,6 +7,7 @@ use bench::{LONG, bench, lives, request, tick, tick_after, write};
 use loopy_engine::ports::SensorCode;
 use loopy_sensors::Config;
 use serde_json::json;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 const HOOKS: &str = r#"
@@ -264,4 +265,80 @@ async fn a_missing_node_says_what_to_do() {
     let bench = hooks(|config| config.node = Some("/no/node/here".into()));
     let why = bench.unloadable("counts", tick()).await;
     assert!(why.contains("/no/node/here"), "{why}");
+}
+
+#[tokio::test]
+async fn a_separator_of_lines_in_a_request_shifts_no_answer() {
+    let bench = hooks(standard);
+    let odd = [json!({"n": "a\u{2028}b\u{2029}c\u{85}d\re\nf"})];
+    let seen = bench.gives("snapshot", tick_after(&odd)).await;
+    assert_eq!(seen, [json!({ "text": odd })]);
+    assert_eq!(bench.gives("counts", tick()).await, [json!({"n": 1})]);
+    assert_eq!(bench.gives("counts", tick()).await, [json!({"n": 2})]);
+}
+
+#[tokio::test]
+async fn a_host_that_answers_another_request_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = folder.path().join("host");
+    let answer = r#"{"number": 7, "response": {"events": []}}"#;
+    let script = format!("#!/bin/sh\nwhile read -r line; do echo '{answer}'; done <&3 >&4\n");
+    std::fs::write(&host, script).unwrap();
+    std::fs::set_permissions(&host, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let bench = hooks(|config| config.node = Some(host));
+    for _ in 0..2 {
+        let message = bench.raises("counts", tick()).await;
+        assert!(message.contains("answered request 7"), "{message}");
+    }
+    assert!(!lives(bench.dir.path(), "/bin/sh").await);
+}
+
+#[tokio::test]
+async fn code_that_somebody_removed_is_written_again() {
+    let bench = hooks(standard);
+    assert_eq!(bench.gives("counts", tick()).await, [json!({"n": 1})]);
+    std::fs::remove_dir_all(bench.dir.path().join(".loopy/sensors/code")).unwrap();
+    bench.raises("exits", tick()).await;
+    assert_eq!(bench.gives("counts", tick()).await, [json!({"n": 1})]);
+}
+
+#[tokio::test]
+async fn what_the_projects_own_package_says_is_not_seen_where_a_stack_has_it_not() {
+    let code = "import a from '#shared';\n\
+                export const sensorRegistry = {\n\
+                  shared: { emits: 'Done', poll: '5m', run: () => ({ text: a }) },\n\
+                };\n";
+    let bench = bench(&[("a.ts", code)], standard);
+    let project = bench.dir.path();
+    write(
+        project,
+        "package.json",
+        r##"{"imports": {"#shared": "./shared.mjs"}}"##,
+    );
+    write(project, "shared.mjs", "export default 1;\n");
+    let why = bench.unloadable("shared", tick()).await;
+    assert!(why.contains("#shared"), "{why}");
+}
+
+#[tokio::test]
+async fn a_syntax_error_names_the_module() {
+    let code = "import b from 'brought';\n\
+                export const sensorRegistry = {\n\
+                  uses: { emits: 'Done', poll: '5m', run: () => ({ text: b }) },\n\
+                };\n";
+    let bench = bench(&[("uses.ts", code)], standard);
+    let package = "sensors/node_modules/brought";
+    let about = r#"{"type": "module", "main": "index.js"}"#;
+    write(bench.dir.path(), &format!("{package}/package.json"), about);
+    write(
+        bench.dir.path(),
+        &format!("{package}/index.js"),
+        "@a class B {}\n",
+    );
+    let why = bench.unloadable("uses", tick()).await;
+    assert!(
+        why.contains("sensors/uses.ts.mjs, or what it imports"),
+        "{why}"
+    );
+    assert!(why.contains("SyntaxError"), "{why}");
 }

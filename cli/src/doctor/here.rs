@@ -4,13 +4,19 @@ use super::{DoctorError, Finding};
 use crate::project::Project;
 use loopy_contract::manifest::{Harness, Manifest, Repo, Sandbox, SensorTrigger, VerifyScheme};
 use loopy_engine::ports::Secrets;
+use loopy_engine::sensor_host::Language;
 use loopy_infra::images::{Builder, DOCKER_HOST};
+use loopy_local::STATE_DIR;
 use loopy_local::clock::SystemClock;
 use loopy_local::secrets::LocalSecrets;
 use loopy_sandbox::github::{GithubTokens, TOKEN};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use tempfile::TempDir;
 
 /// The variable with Daytona's key.
 const DAYTONA_KEY: &str = "DAYTONA_API_KEY";
@@ -21,7 +27,7 @@ pub(super) async fn look(folder: &Path, project: &Project) -> Result<Vec<Finding
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let own = LocalSecrets::new(folder, &folder.join(".loopy"), environment.clone());
+    let own = LocalSecrets::new(folder, &folder.join(STATE_DIR), environment.clone());
     let secrets = Arc::new(own);
     let mut findings: Vec<Finding> = loopy_engine::unsupported(manifest)
         .into_iter()
@@ -204,18 +210,29 @@ async fn sensors(
     project: &Project,
     environment: &BTreeMap<String, String>,
 ) -> Result<Vec<Finding>, DoctorError> {
+    let mut sensors = project.manifest.sensors.iter();
+    if !sensors.any(|sensor| Language::of(sensor).is_some()) {
+        return Ok(Vec::new());
+    }
     let folder = folder.canonicalize().map_err(DoctorError::Start)?;
-    // In the project, so that packages beside the sensors are found.
-    let state = folder.join(".loopy");
+    // In the project, so that packages beside the sensors are found; a folder of its own,
+    // as a `loopy run` may use the code from before an edit.
+    let state = state_below(&folder.join(STATE_DIR)).map_err(DoctorError::Start)?;
     let found = loopy_local::load_sensors(
         &folder,
-        &state,
+        state.path(),
         &project.manifest,
         &project.files,
         environment,
     )
     .await?;
     Ok(found.into_iter().map(unloadable).collect())
+}
+
+/// A folder that goes when it is dropped.
+fn state_below(dir: &Path) -> io::Result<TempDir> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    tempfile::Builder::new().prefix("doctor-").tempdir_in(dir)
 }
 
 /// What is said of a sensor that cannot be loaded.

@@ -115,3 +115,39 @@ fn whatever_is_missing_is_told_with_what_to_do() {
         .collect();
     assert_eq!(json!(left), json!(["program claude"]));
 }
+
+#[test]
+fn the_code_of_a_run_that_goes_on_is_left_alone() {
+    let project = Project::of(&[
+        (
+            "registry.yml",
+            &format!("{SHELL}events: {{ Go: {{ n: int }} }}\n"),
+        ),
+        (
+            "workflows/a/one.md",
+            "---\non: Go\nagent: Shell\n---\ntrue\n",
+        ),
+        (
+            "sensors/go.ts",
+            "export const sensorRegistry = { go: { poll: \"1d\", emits: \"Go\", run: () => null } };\n",
+        ),
+        // As a `loopy run` from before an edit has it.
+        (
+            ".loopy/sensors/code/0123456789abcdef/sensors/go.ts.mjs",
+            "1;\n",
+        ),
+    ]);
+    let doctor = project.loopy(&["doctor"]);
+    doctor.assert().code(0).stderr_eq(str![[r#"
+nothing is wrong
+
+"#]]);
+    let left = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(project.path().join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    };
+    assert_eq!(left(".loopy"), ["sensors"]);
+    assert_eq!(left(".loopy/sensors"), ["code"]);
+    assert_eq!(left(".loopy/sensors/code"), ["0123456789abcdef"]);
+}

@@ -3,7 +3,7 @@
 //! by a source map at its end.
 
 use super::typescript::{self, Kind, Token};
-use super::{Sensors, Unreadable};
+use super::{Sensors, Unreadable, node};
 use crate::diagnostic::{Code, Report, Span};
 use crate::sources::Sources;
 use loopy_contract::manifest::{SensorSource, module_path};
@@ -150,8 +150,12 @@ fn transformed(
     if let Some(error) = semantic.diagnostics.errors().next() {
         return Err(refused(error));
     }
+    node::check(&program, text)?;
     let scoping = semantic.semantic.into_scoping();
-    let options = TransformOptions::default();
+    let options = TransformOptions::from_target(node::TARGET).map_err(|message| Unreadable {
+        span: Span::START,
+        message,
+    })?;
     let done = Transformer::new(&allocator, Path::new(path), &options)
         .build_with_scoping(scoping, &mut program);
     if let Some(error) = done.diagnostics.errors().next() {
@@ -206,8 +210,17 @@ struct Imports<'s, 'a> {
 }
 
 impl<'a> Imports<'_, 'a> {
-    fn lead(&mut self, source: &mut StringLiteral<'a>) {
+    fn lead(&mut self, source: &mut StringLiteral<'a>, says_json: bool) {
         let (start, end) = (source.span.start as usize, source.span.end as usize);
+        if source.value.ends_with(".json") && !says_json {
+            self.wrong.get_or_insert(Unreadable {
+                span: Span::in_text(self.text, start, end),
+                message: format!(
+                    "`{}` is JSON, which has to be said: with {{ type: \"json\" }}",
+                    source.value
+                ),
+            });
+        }
         match self.target(source.value.as_str()) {
             Ok(None) => {}
             Ok(Some((target, specifier))) => {
@@ -284,20 +297,24 @@ impl<'a> Imports<'_, 'a> {
 
 impl<'a> VisitMut<'a> for Imports<'_, 'a> {
     fn visit_import_declaration(&mut self, it: &mut ImportDeclaration<'a>) {
-        self.lead(&mut it.source);
+        let says_json = node::says_json(it.with_clause.as_deref());
+        self.lead(&mut it.source, says_json);
     }
 
     fn visit_export_all_declaration(&mut self, it: &mut ExportAllDeclaration<'a>) {
-        self.lead(&mut it.source);
+        let says_json = node::says_json(it.with_clause.as_deref());
+        self.lead(&mut it.source, says_json);
     }
 
     fn visit_export_from_declaration(&mut self, it: &mut ExportFromDeclaration<'a>) {
-        self.lead(&mut it.source);
+        let says_json = node::says_json(it.with_clause.as_deref());
+        self.lead(&mut it.source, says_json);
     }
 
     fn visit_import_expression(&mut self, it: &mut ImportExpression<'a>) {
         if let Expression::StringLiteral(source) = &mut it.source {
-            self.lead(source);
+            // What is worked out when it runs may well say so.
+            self.lead(source, it.options.is_some());
         }
         walk_mut::walk_import_expression(self, it);
     }
@@ -377,7 +394,7 @@ mod tests {
     #[test]
     fn imports_name_what_they_lead_to() {
         let text = "import a from './lib/one';\nimport b from './two.js';\n\
-                    import c from './three.mjs';\nimport './data.json';\n\
+                    import c from './three.mjs';\nimport './data.json' with { type: 'json' };\n\
                     export * from './lib';\nexport { x } from './lib/one.ts';\n\
                     const d = await import('../sensors/two');\nimport e from 'package/deep.js';\n\
                     import f from 'node:fs';\nimport g from './old.cjs';\n\
@@ -447,6 +464,44 @@ mod tests {
             ("\n\nconst = 5;", 3, "this is not TypeScript"),
             ("let a = 1; let a = 2;", 1, "this is not TypeScript"),
             ("return 5", 1, "this is not TypeScript"),
+            ("\n@a class A {}", 2, "Node.js 18 does not know decorators"),
+            (
+                "class A {\n constructor(@a b) {} }",
+                2,
+                "Node.js 18 does not know decorators",
+            ),
+            (
+                "class A {\n @a b() {} }",
+                2,
+                "Node.js 18 does not know decorators",
+            ),
+            (
+                "class A { accessor b = 1 }",
+                1,
+                "Node.js 18 does not know `accessor`",
+            ),
+            (
+                "{\n using a = b(); }",
+                2,
+                "Node.js 18 does not know `using`",
+            ),
+            (
+                "import a from './a.json'; a();",
+                1,
+                "with { type: \"json\" }",
+            ),
+            (
+                "import a from 'b/a.json'; a();",
+                1,
+                "with { type: \"json\" }",
+            ),
+            ("export * from 'b/a.json';", 1, "with { type: \"json\" }"),
+            ("await import('b/a.json');", 1, "with { type: \"json\" }"),
+            (
+                "import a from 'b/a.json' assert { type: 'json' }; a();",
+                1,
+                "with { type: \"json\" }",
+            ),
         ] {
             let found = alone(text).unwrap_err();
             assert!(found.message.contains(part), "{text}: {}", found.message);

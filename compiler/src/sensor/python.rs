@@ -1,9 +1,13 @@
 //! Python sensors: module-level functions under `@sensor(…)`.
 
-use super::{Argument, Declared, Unreadable};
+use super::{Argument, Declared, Found, Overlooked, Unreadable};
 use crate::diagnostic::Span;
+use ruff_python_ast::statement_visitor::{StatementVisitor, walk_stmt};
 use ruff_python_ast::{Arguments, Expr, Stmt, StmtFunctionDef};
 use ruff_text_size::{Ranged, TextRange};
+
+/// What `@sensor` takes.
+pub(super) const KEYWORDS: [&str; 5] = ["emits", "webhook", "poll", "verify", "on_change"];
 
 /// How deep brackets may be in one another; Python itself takes no more.
 const MAX_DEPTH: usize = 200;
@@ -21,7 +25,7 @@ const STACK: usize = 1 << 20;
 const MAX_STACK: usize = 64 << 20;
 
 /// The sensors of one file.
-pub(super) fn read(_path: &str, text: &str) -> Result<Vec<Declared>, Unreadable> {
+pub(super) fn read(_path: &str, text: &str) -> Result<Found, Unreadable> {
     if let Some(at) = too_deep(text) {
         return Err(Unreadable {
             span: Span::in_text(text, at, at + 1),
@@ -34,15 +38,104 @@ pub(super) fn read(_path: &str, text: &str) -> Result<Vec<Declared>, Unreadable>
             span: span(text, error.location),
             message: format!("this is not Python: {}", error.error),
         })?;
-        let functions = parsed
-            .syntax()
-            .body
-            .iter()
-            .filter_map(|statement| match statement {
-                Stmt::FunctionDef(function) => sensor(text, function),
-                _ => None,
-            });
-        Ok(functions.collect())
+        let body = &parsed.syntax().body;
+        let mut looked = Looked::default();
+        looked.visit_body(body);
+        let mut found = Found::default();
+        let mut read = Vec::new();
+        for statement in body {
+            let Stmt::FunctionDef(function) = statement else {
+                continue;
+            };
+            if let Some(declared) = sensor(text, function) {
+                read.push(function.range());
+                found.declared.push(declared);
+            }
+        }
+        // A decorator of this name may be another library's, too.
+        if looked.imports_loopy {
+            let others = looked.functions.into_iter();
+            let others = others.filter(|function| !read.contains(&function.range()));
+            found.overlooked = others
+                .filter_map(|function| overlooked(text, function, &looked.aliases))
+                .collect();
+        }
+        Ok(found)
+    })
+}
+
+/// What looks like sensors, anywhere in a file.
+#[derive(Default)]
+struct Looked<'a> {
+    imports_loopy: bool,
+    /// What the file calls `loopy.sensor`.
+    aliases: Vec<&'a str>,
+    /// Functions with decorators.
+    functions: Vec<&'a StmtFunctionDef>,
+}
+
+impl<'a> StatementVisitor<'a> for Looked<'a> {
+    fn visit_stmt(&mut self, statement: &'a Stmt) {
+        match statement {
+            Stmt::Import(import) => {
+                self.imports_loopy |= import.names.iter().any(|one| one.name.as_str() == "loopy");
+            }
+            Stmt::ImportFrom(import)
+                if import.level == 0
+                    && import
+                        .module
+                        .as_ref()
+                        .is_some_and(|one| one.as_str() == "loopy") =>
+            {
+                self.imports_loopy = true;
+                let sensors = import
+                    .names
+                    .iter()
+                    .filter(|one| one.name.as_str() == "sensor");
+                let aliases = sensors.filter_map(|one| one.asname.as_ref());
+                self.aliases.extend(aliases.map(|alias| alias.as_str()));
+            }
+            Stmt::FunctionDef(function) if !function.decorator_list.is_empty() => {
+                self.functions.push(function);
+            }
+            _ => {}
+        }
+        walk_stmt(self, statement);
+    }
+}
+
+/// A function that looks like a sensor, and is not read.
+fn overlooked(text: &str, function: &StmtFunctionDef, aliases: &[&str]) -> Option<Overlooked> {
+    let decorators = function
+        .decorator_list
+        .iter()
+        .map(|one| match &one.expression {
+            Expr::Call(call) => &*call.func,
+            other => other,
+        });
+    let (message, hint) = decorators
+        .into_iter()
+        .find_map(|decorator| match decorator {
+            other if is_sensor(other) => Some((
+                format!(
+                    "`{}` looks like a sensor, and is not at the top of its file",
+                    function.name
+                ),
+                "only functions that stand at the top of a file are sensors; put it there",
+            )),
+            Expr::Name(name) if aliases.contains(&name.id.as_str()) => Some((
+                format!(
+                    "`{}` looks like a sensor, and its decorator is called `{}`",
+                    function.name, name.id
+                ),
+                "import it as it is called: from loopy import sensor",
+            )),
+            _ => None,
+        })?;
+    Some(Overlooked {
+        span: span(text, function.name.range()),
+        message,
+        hint,
     })
 }
 
@@ -143,6 +236,7 @@ fn sensor(text: &str, function: &StmtFunctionDef) -> Option<Declared> {
         poll: argument("poll"),
         verify: argument("verify"),
         on_change: arguments.map_or(Argument::Absent, |a| flag(text, a, "on_change")),
+        unknown: arguments.map_or_else(Vec::new, |a| unknown(text, a)),
         module: String::new(),
         function: Some(function.name.to_string()),
     })
@@ -167,6 +261,16 @@ fn flag(text: &str, arguments: &Arguments, name: &str) -> Argument {
         }
         Some(other) => Argument::Dynamic(span(text, other.range())),
     }
+}
+
+/// What no sensor has.
+fn unknown(text: &str, arguments: &Arguments) -> Vec<(String, Span)> {
+    let names = arguments.keywords.iter();
+    let names = names.filter_map(|keyword| keyword.arg.as_ref());
+    names
+        .filter(|name| !KEYWORDS.contains(&name.as_str()))
+        .map(|name| (name.to_string(), span(text, name.range())))
+        .collect()
 }
 
 fn keyword(text: &str, arguments: &Arguments, name: &str) -> Argument {

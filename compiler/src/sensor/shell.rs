@@ -1,11 +1,11 @@
 //! Shell sensors: a script with a `# loopy: poll="5m" emits="Event"` line among
 //! its first comments.
 
-use super::{Argument, Declared, Unreadable};
+use super::{Argument, Declared, Found, Unreadable};
 use crate::diagnostic::Span;
 
 /// The sensor of one script, if its head has a `# loopy:` line.
-pub(super) fn read(path: &str, text: &str) -> Result<Vec<Declared>, Unreadable> {
+pub(super) fn read(path: &str, text: &str) -> Result<Found, Unreadable> {
     let mut offset = 0;
     for line in text.split_inclusive('\n') {
         if !line.trim().is_empty() && !line.starts_with('#') {
@@ -17,11 +17,12 @@ pub(super) fn read(path: &str, text: &str) -> Result<Vec<Declared>, Unreadable> 
             .strip_prefix("loopy:")
         {
             let start = offset + line.len() - arguments.len();
-            return header(path, text, start, arguments.trim_end()).map(|declared| vec![declared]);
+            return header(path, text, start, arguments.trim_end())
+                .map(|declared| vec![declared].into());
         }
         offset += line.len();
     }
-    Ok(Vec::new())
+    Ok(Found::default())
 }
 
 /// Reads the arguments, which start at byte `start` of `text`.
@@ -36,6 +37,7 @@ fn header(path: &str, text: &str, start: usize, arguments: &str) -> Result<Decla
         poll: Argument::Absent,
         verify: Argument::Absent,
         on_change: Argument::Absent,
+        unknown: Vec::new(),
         module: path.to_owned(),
         function: None,
     };
@@ -85,7 +87,7 @@ mod tests {
     #[test]
     fn the_header_is_read_with_places() {
         let text = "#!/bin/sh\n\n# loopy: poll=\"5m\" emits=\"Incident\"\necho\n";
-        let read = read("sensors/disk-full.sh", text).unwrap();
+        let read = read("sensors/disk-full.sh", text).unwrap().declared;
         assert_eq!(read[0].name, "disk-full");
         let place = |line, column, length| Span {
             line,
@@ -104,6 +106,7 @@ mod tests {
         assert!(
             read("a.sh", "echo\n# loopy: poll=\"5m\"\n")
                 .unwrap()
+                .declared
                 .is_empty()
         );
         assert_eq!(

@@ -4,8 +4,17 @@
 //! Only that literal is read, so this is a tokenizer and no parser: it needs no
 //! recursion, and no syntax that the language grows can surprise it.
 
-use super::{Argument, Declared, Unreadable};
+use super::{Argument, Declared, Found, Overlooked, Unreadable};
 use crate::diagnostic::Span;
+
+/// What an entry may have.
+pub(super) const KEYS: [&str; 6] = ["emits", "webhook", "poll", "verify", "onChange", "run"];
+
+/// The name of the literal.
+const REGISTRY: &str = "sensorRegistry";
+
+/// How files end that may hold the same literal, and that nobody reads for one.
+const ELSEWHERE: [&str; 7] = ["mts", "cts", "tsx", "js", "mjs", "cjs", "jsx"];
 
 /// A piece of the source, with its bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,26 +36,76 @@ pub(super) enum Kind {
 }
 
 /// The sensors of one file.
-pub(super) fn read(path: &str, text: &str) -> Result<Vec<Declared>, Unreadable> {
+pub(super) fn read(path: &str, text: &str) -> Result<Found, Unreadable> {
     let tokens = tokens(text)?;
+    let found = exported(&tokens);
+    if let Some((is_read, name)) = found {
+        let rest = tokens.get(name + 1..).unwrap_or_default();
+        let Some(name) = tokens.get(name) else {
+            return Ok(Found::default());
+        };
+        if is_read {
+            return Ok(Reader { path, text }.registry(name, rest)?.into());
+        }
+        return Ok(Found {
+            overlooked: vec![Overlooked {
+                span: Span::in_text(text, name.start, name.end),
+                message: format!("`{REGISTRY}` is exported in a way that is not read"),
+                hint: "write it out where it is exported: `export const sensorRegistry = { … }`",
+            }],
+            ..Found::default()
+        });
+    }
+    Ok(Found::default())
+}
+
+/// What looks like sensors in a file with another ending.
+pub(super) fn elsewhere(ending: &str, text: &str) -> Option<Overlooked> {
+    if !ELSEWHERE.contains(&ending) {
+        return None;
+    }
+    let tokens = tokens(text).ok()?;
+    let (_, name) = exported(&tokens)?;
+    let name = tokens.get(name)?;
+    Some(Overlooked {
+        span: Span::in_text(text, name.start, name.end),
+        message: format!("`{REGISTRY}` is not read in a file that ends in `.{ending}`"),
+        hint: "rename the file, so that it ends in `.ts`",
+    })
+}
+
+/// Where the name of the literal is exported, and whether as `export const`.
+fn exported(tokens: &[Token]) -> Option<(bool, usize)> {
     let mut depth = 0_usize;
+    let mut other = None;
     for (at, token) in tokens.iter().enumerate() {
         match token.kind {
             Kind::Punctuation('{' | '(' | '[') => depth += 1,
             Kind::Punctuation('}' | ')' | ']') => depth = depth.saturating_sub(1),
             Kind::Word(ref word) if depth == 0 && word == "export" => {
                 let rest = tokens.get(at + 1..).unwrap_or_default();
-                if let [keyword, name, rest @ ..] = rest
-                    && is_word(keyword, "const")
-                    && is_word(name, "sensorRegistry")
-                {
-                    return Reader { path, text }.registry(name, rest);
+                match rest {
+                    [open, list @ ..] if is(open, '{') => {
+                        let mut list = list.iter().take_while(|token| !is(token, '}'));
+                        let named = list.position(|token| is_word(token, REGISTRY));
+                        other = other.or(named.map(|named| (false, at + 2 + named)));
+                    }
+                    [keyword, name, ..] if is_word(name, REGISTRY) => {
+                        if is_word(keyword, "const") {
+                            return Some((true, at + 2));
+                        }
+                        let keywords = ["let", "var", "function"];
+                        if keywords.iter().any(|one| is_word(keyword, one)) {
+                            other = other.or(Some((false, at + 2)));
+                        }
+                    }
+                    _ => {}
                 }
             }
             _ => {}
         }
     }
-    Ok(Vec::new())
+    other
 }
 
 struct Reader<'a> {
@@ -109,6 +168,7 @@ impl Reader<'_> {
                 poll: argument("poll"),
                 verify: argument("verify"),
                 on_change: self.flag(&properties, "onChange"),
+                unknown: self.unknown(&properties),
                 module: self.path.to_owned(),
                 function: Some(name.clone()),
                 name,
@@ -128,6 +188,12 @@ impl Reader<'_> {
         while let Some(key) = tokens.get(at) {
             if is(key, '}') {
                 return Ok(properties);
+            }
+            if let Some(next) = tokens.get(at + 1)
+                && is_modifier(key, next)
+            {
+                at += 1;
+                continue;
             }
             if is(key, '.') || is(key, '[') {
                 return Err(self.unreadable(
@@ -161,6 +227,21 @@ impl Reader<'_> {
             Some(open) => Err(self.unreadable(open, "the `{` is never closed")),
             None => Ok(properties),
         }
+    }
+
+    /// What no sensor has.
+    fn unknown(&self, properties: &[(&Token, &[Token])]) -> Vec<(String, Span)> {
+        let keys = properties.iter().map(|(key, _)| *key);
+        keys.filter(|key| !KEYS.iter().any(|known| names(key, known)))
+            .map(|key| {
+                let name = match &key.kind {
+                    Kind::Word(name) | Kind::Text(name) => name,
+                    _ => self.text.get(key.start..key.end).unwrap_or_default(),
+                };
+                let span = Span::in_text(self.text, key.start, key.end);
+                (name.to_owned(), span)
+            })
+            .collect()
     }
 
     /// `true` or `false`, as the argument's text.
@@ -204,6 +285,14 @@ impl Reader<'_> {
             _ => Argument::Dynamic(Span::in_text(self.text, key.start, key.end)),
         }
     }
+}
+
+/// Whether a word stands before the name of a method, and is no name itself.
+fn is_modifier(token: &Token, next: &Token) -> bool {
+    let is_word = ["async", "get", "set"]
+        .iter()
+        .any(|word| is_word(token, word));
+    is(token, '*') || is_word && !matches!(next.kind, Kind::Punctuation(':' | ',' | '}' | '('))
 }
 
 /// Whether a key is this name.
@@ -459,12 +548,13 @@ mod tests {
             import { sensor } from "loopy"; // export const sensorRegistry = 5
             const odd = /["'{]/g, half = a / b / c, t = `x${`{${1}`}"`;
             export const sensorRegistry: Record<string, { emits: string }> = {
-                /* one */ hook: { webhook: "/hooks/pr", emits: 'PullRequest' as const, verify: `github`, run(req) { return { emits: "No" } } },
+                /* one */ hook: { webhook: "/hooks/pr", emits: 'PullRequest' as const, verify: `github`, async *run(req) { return { emits: "No" } } },
                 "poll-er": { poll: P, emits: "Incident", run: async (tick) => ({ a: [1, 2] }), },
             } as const;
         "#;
-        let read = read("sensors/a.ts", text).unwrap();
+        let read = read("sensors/a.ts", text).unwrap().declared;
         assert_eq!(read.len(), 2);
+        assert!(read.iter().all(|one| one.unknown.is_empty()), "{read:?}");
         assert_eq!(read[0].name, "hook");
         assert_eq!(read[0].webhook.text(), Some("/hooks/pr"));
         assert_eq!(read[0].emits.text(), Some("PullRequest"));
@@ -478,11 +568,13 @@ mod tests {
         assert!(
             read("a.ts", "export const sensorRegistry = {}")
                 .unwrap()
+                .declared
                 .is_empty()
         );
         assert!(
             read("a.ts", "const sensorRegistry = { a: 1 }")
                 .unwrap()
+                .declared
                 .is_empty()
         );
         for bad in [

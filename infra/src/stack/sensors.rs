@@ -17,6 +17,9 @@ use std::collections::BTreeMap;
 /// holds to, and below what the sensor function has, so that this one hears of it.
 const TIMEOUT: u64 = 45;
 
+/// How a program begins: a script, a compiled one.
+const PROGRAMS: [&[u8]; 2] = [b"#!", b"\x7fELF"];
+
 /// The output with the name of the function of a language.
 pub(crate) fn output(language: Language) -> &'static str {
     match language {
@@ -79,10 +82,12 @@ fn packed(language: Language, code: &Code<'_>) -> Result<Vec<u8>, StackError> {
     let modules = manifest.sensor_modules.iter();
     let modules = modules.filter(|_| language == Language::Typescript);
     for (path, hash) in manifest.sensor_files.iter().chain(modules) {
+        let bytes = content(code.files, hash, || path.clone())?;
         entries.push(Entry {
             path,
-            bytes: content(code.files, hash, || path.clone())?,
-            executable: false,
+            bytes,
+            // A manifest knows no modes; what a kernel can run, a sensor may want to.
+            executable: PROGRAMS.iter().any(|begin| bytes.starts_with(begin)),
         });
     }
     for (path, file) in code.packages.of(language) {
@@ -119,10 +124,6 @@ fn add_one(
         "Resource": arn(&logs),
     })];
     let mut variables = serde_json::Map::new();
-    if language == Language::Typescript {
-        // So that a stack names the files that people wrote.
-        variables.insert("NODE_OPTIONS".to_owned(), json!("--enable-source-maps"));
-    }
     if env {
         statements.push(read_secret("SensorSecret"));
         variables.insert(var::SENSOR_SECRET.to_owned(), secret_arn("SensorSecret"));

@@ -40,6 +40,21 @@ pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) manifest: Manifest,
     pub(crate) sensors: SensorsHere,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+/// The sensors of the same project, in processes of their own.
+pub(crate) fn fresh(bench: &Bench) -> SensorsHere {
+    let mut config = Config::new(
+        bench.dir.path(),
+        &bench.dir.path().join(".loopy"),
+        PLAIN_PATH.into(),
+        Arc::new(|| Ok(BTreeMap::new())),
+    );
+    config.python = Some(python());
+    config.time_limit = LONG;
+    let manifests = MemoryManifests::new(bench.manifest.clone(), bench.files.clone());
+    SensorsHere::new(config, Arc::new(manifests))
 }
 
 /// A project with these files below `sensors/`; `change` may change where they run.
@@ -63,8 +78,9 @@ pub(crate) fn bench(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) ->
     config.python = Some(python());
     config.time_limit = LONG;
     change(&mut config);
-    let manifests = MemoryManifests::new(manifest.clone(), compiled.files);
+    let manifests = MemoryManifests::new(manifest.clone(), compiled.files.clone());
     Bench {
+        files: compiled.files,
         sensors: SensorsHere::new(config, Arc::new(manifests)),
         manifest,
         dir,
