@@ -159,20 +159,16 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let deployment = Deployment::connect(&config, &name).await?;
         let progress = |event: Progress| terminal.say(&line(&event));
         let builder = Images::builder(arguments.images).await?;
-        let agreed = |question: &str| {
+        let agreed = || {
             if arguments.yes {
                 return Ok(true);
             }
-            terminal.say(question);
             ask(&name, *terminal)
         };
         if let Some((status, repair)) = deployment.settle(&progress).await? {
             let explained = format!("stack {name} is {status}: {}", repair.explained());
-            if arguments.plan {
-                terminal.say(&explained);
-                return Ok(Outcome::Refused);
-            }
-            if !agreed(&explained)? {
+            terminal.say(&explained);
+            if arguments.plan || !agreed()? {
                 return Ok(Outcome::Refused);
             }
             deployment.repair(repair, &progress).await?;
@@ -223,7 +219,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
                 deployment.discard(&plan).await?;
                 return Err(unagreed);
             }
-            let agreed = agreed("");
+            let agreed = agreed();
             if !matches!(agreed, Ok(true)) {
                 deployment.discard(&plan).await?;
                 agreed?;

@@ -196,21 +196,20 @@ mod tests {
         let nested = "AWS::CloudFormation::Stack";
         let automatic = ChangeSource::Automatic;
         let direct = ChangeSource::DirectModification;
+        let once = std::slice::from_ref(&automatic);
         for (left_out, change) in [
-            (
-                true,
-                change(nested, ChangeAction::Modify, &[automatic.clone()]),
-            ),
+            (true, change(nested, ChangeAction::Modify, once)),
             (
                 false,
-                change(nested, ChangeAction::Modify, &[automatic.clone(), direct]),
+                change(
+                    nested,
+                    ChangeAction::Modify,
+                    &[automatic.clone(), direct.clone()],
+                ),
             ),
             (false, change(nested, ChangeAction::Modify, &[])),
             (false, change(nested, ChangeAction::Add, &[])),
-            (
-                false,
-                change("AWS::SQS::Queue", ChangeAction::Modify, &[automatic]),
-            ),
+            (false, change("AWS::SQS::Queue", ChangeAction::Modify, once)),
         ] {
             assert_eq!(is_only_looked_at(&change), left_out, "{change:?}");
         }

@@ -51,7 +51,7 @@ pub fn losses(from: &Manifest, to: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     for (name, sandbox) in used_sandboxes(from) {
         let stays = there.get(name);
-        if sandbox.provider == FARGATE && !stays.is_some_and(|it| it.provider == FARGATE) {
+        if sandbox.provider == FARGATE && stays.is_none_or(|it| it.provider != FARGATE) {
             found.push(format!(
                 "sandbox {name} can be launched no longer, as its task goes"
             ));

@@ -57,18 +57,17 @@ fn cut_off(deployed: &Deployed, arguments: &[&str], mark: &str) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut heard = String::new();
+    let mut heard = Vec::new();
     for line in BufReader::new(child.stderr.take().unwrap()).lines() {
-        let line = line.unwrap();
-        heard.push_str(&line);
-        heard.push('\n');
-        if line.contains(mark) {
+        heard.push(line.unwrap());
+        if heard.last().unwrap().contains(mark) {
             child.kill().unwrap();
-            child.wait().unwrap();
-            return;
+            break;
         }
     }
-    panic!("it never said {mark}:\n{heard}");
+    child.wait().unwrap();
+    let heard = heard.join("\n");
+    assert!(heard.contains(mark), "it never said {mark}:\n{heard}");
 }
 
 async fn comes_to_rest(deployed: &Deployed) {

@@ -113,7 +113,7 @@ const WAIT: &str = "  ByHandHandle: { Type: AWS::CloudFormation::WaitConditionHa
   ByHand:
     Type: AWS::CloudFormation::WaitCondition
     DependsOn: WebhookUrl
-    Properties: { Handle: { Ref: ByHandHandle }, Timeout: '5' }";
+    Properties: { Handle: { Ref: ByHandHandle }, Timeout: '15' }";
 
 async fn becomes(deployed: &Deployed, expected: &str) {
     eventually(expected, LONG, async || match deployed.status() {
@@ -159,6 +159,7 @@ async fn undoing_that_failed_goes_on_where_it_stopped() {
     let project = Project::new();
     let deployed = Deployed::nothing("undoing");
     deploy(&deployed, &project, &[]);
+    let function = deployed.resource("WebhookFunction");
     // The address is changed, something after it fails, and the address is gone by then.
     change_by_hand(&deployed, &project, &[]);
     eventually("the change to wait", LONG, async || {
@@ -169,7 +170,6 @@ async fn undoing_that_failed_goes_on_where_it_stopped() {
     })
     .await
     .unwrap();
-    let function = deployed.resource("WebhookFunction");
     let named = ["--function-name", &function];
     let aws = |command, more: &[&str]| {
         deployed
