@@ -272,6 +272,38 @@ def mend_cloudformation_tables() -> None:
     handlers["update"] = then_finish(handlers["update"], 2)
 
 
+def mend_cloudformation_nested_changes() -> None:
+    """Lists each stack inside a stack among the changes of a change set, as AWS does: its
+    template might have changed under the same address. It was left out when nothing of
+    the resource itself had changed."""
+    from ministack.services.cloudformation import changesets
+
+    diff = changesets._diff_resources
+
+    def listed(old_template, new_template, resources=None, *args, **kwargs):
+        changes = diff(old_template, new_template, resources, *args, **kwargs)
+        known = {change["ResourceChange"]["LogicalResourceId"] for change in changes}
+        old = old_template.get("Resources", {})
+        for name, resource in new_template.get("Resources", {}).items():
+            kind = resource.get("Type")
+            if kind != "AWS::CloudFormation::Stack" or name not in old or name in known:
+                continue
+            target = {"Attribute": "Properties", "RequiresRecreation": "Never"}
+            change = {
+                "Action": "Modify",
+                "LogicalResourceId": name,
+                "PhysicalResourceId": (resources or {}).get(name, {}).get("PhysicalResourceId", ""),
+                "ResourceType": kind,
+                "Replacement": "False",
+                "Scope": ["Properties"],
+                "Details": [{"Target": target, "Evaluation": "Dynamic", "ChangeSource": "Automatic"}],
+            }
+            changes.append({"ResourceChange": change})
+        return changes
+
+    changesets._diff_resources = listed
+
+
 def mend_transport() -> None:
     """Takes each request for one over TLS: what is said here is said on one machine,
     and a policy that refuses plain HTTP would refuse everything."""
@@ -534,6 +566,7 @@ def main() -> None:
     mend_cloudformation_schedules()
     mend_cloudformation_tables()
     mend_cloudformation_roles()
+    mend_cloudformation_nested_changes()
     if args.enforce:
         mend_transport()
         mend_schedule_names()

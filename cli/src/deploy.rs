@@ -2,25 +2,32 @@
 //! asks before anything is changed.
 
 pub(crate) mod approval;
+mod back;
+mod error;
+mod told;
+
+pub(crate) use back::go_back;
+pub(crate) use error::{After, Error};
+pub(crate) use told::line;
 
 use crate::Outcome;
-use crate::emit::{self, Code, EmitError};
+use crate::emit::{self, Code};
 use crate::output::{Format, Terminal};
 use crate::present;
-use crate::project::{self, NoProject};
+use crate::project;
+use approval::Agreement;
+use back::WayBack;
 use clap::{Args, ValueEnum};
-use loopy_aws::{ConfigError, Connection};
-use loopy_engine::ports::PortError;
-use loopy_engine::run::short_hash;
+use loopy_aws::Connection;
 use loopy_infra::images::{Builder, DOCKER_HOST};
 use loopy_infra::{
-    Change, DeployError, Deployment, Needs, Plan, Progress, SecretsError, Values, Version,
-    load_sensors, open_runs,
+    Deployment, Needs, Progress, Values, Version, load_sensors, open_runs, parameters,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use told::{draining, shown_plan, unloadable_line};
 
 /// How the account is reached.
 #[derive(Args, Clone, Debug)]
@@ -78,8 +85,8 @@ pub(crate) struct Arguments {
     /// Go on without asking
     #[arg(long, short)]
     yes: bool,
-    /// Agree to what lets somebody do more than before: new access to the account, to
-    /// secrets, to the network
+    /// Agree to what lets somebody do more than before (new access to the account, to
+    /// secrets, to the network), and to what takes from runs that are not over
     #[arg(long)]
     approve: bool,
     #[command(flatten)]
@@ -105,7 +112,7 @@ pub(crate) enum Images {
 
 impl Images {
     /// The one that was asked for, or the one there is.
-    async fn builder(asked: Option<Self>) -> Result<Builder, Error> {
+    pub(crate) async fn builder(asked: Option<Self>) -> Result<Builder, Error> {
         if asked == Some(Self::Account) {
             return Ok(Builder::Account);
         }
@@ -114,103 +121,6 @@ impl Images {
             Some(docker) => Ok(docker),
             None if asked.is_some() => Err(Error::NoDocker),
             None => Ok(Builder::Account),
-        }
-    }
-}
-
-/// Why the command broke off.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The project's folder cannot be read.
-    #[error(transparent)]
-    Project(#[from] NoProject),
-    /// No stack can be made of it.
-    #[error(transparent)]
-    Stack(#[from] EmitError),
-    /// A secret is missing.
-    #[error(transparent)]
-    Secrets(#[from] SecretsError),
-    /// The account is not configured.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// AWS, or the stack, refused.
-    #[error(transparent)]
-    Deploy(#[from] DeployError),
-    /// Somebody could do more than before, and nobody agreed to that.
-    #[error(
-        "this lets somebody do more than before:\n{}",
-        .0.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
-    )]
-    Widens(Vec<String>),
-    /// The templates cannot be compared.
-    #[error("cannot tell what would change: {0}")]
-    Compare(String),
-    /// What was deployed does not work.
-    #[error(
-        "what was deployed does not work:\n{}\n{}",
-        problems.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"),
-        match back {
-            Some(name) => format!("stack {name} is again what it was before"),
-            None => "there is no version before it to go back to".to_owned(),
-        }
-    )]
-    Unhealthy {
-        /// What does not work.
-        problems: Vec<String>,
-        /// The stack, if it went back.
-        back: Option<String>,
-    },
-    /// There is nothing to go back to.
-    #[error("stack {0} has no deployment to go back to")]
-    NoRecord(String),
-    /// There is nobody to ask.
-    #[error("this would change stack {stack}, and there is no terminal to ask on")]
-    NobodyToAsk {
-        /// The stack's name.
-        stack: String,
-    },
-    /// The state of the stack cannot be read.
-    #[error(transparent)]
-    State(#[from] PortError),
-    /// Images are to be built here, and there is no engine.
-    #[error("no Docker engine answers on a socket of this machine")]
-    NoDocker,
-    /// The terminal failed.
-    #[error("cannot read the answer: {0}")]
-    Answer(io::Error),
-    /// Stdout is closed.
-    #[error("cannot write to stdout: {0}")]
-    Stdout(io::Error),
-    /// The process has no threads or sockets left.
-    #[error("cannot start: {0}")]
-    Runtime(io::Error),
-}
-
-impl Error {
-    /// What to do about it.
-    pub(crate) fn hint(&self) -> Option<String> {
-        match self {
-            Self::Project(error) => error.hint(),
-            Self::Stack(error) => error.hint(),
-            Self::Deploy(error) => error.hint(),
-            Self::Widens(_) => {
-                Some("pass --approve to agree to it; --plan shows all that would change".to_owned())
-            }
-            Self::Unhealthy { .. } => Some(
-                "the functions' logs in CloudWatch say why; mend it, then deploy again".to_owned(),
-            ),
-            Self::NoRecord(_) => Some("`loopy rollback --list` shows what there is".to_owned()),
-            Self::NobodyToAsk { .. } => Some("pass --yes to go on without asking".to_owned()),
-            Self::NoDocker => Some(
-                "start Docker, or leave the images to the account with --images account".to_owned(),
-            ),
-            Self::Secrets(_)
-            | Self::Compare(_)
-            | Self::State(_)
-            | Self::Config(_)
-            | Self::Answer(_)
-            | Self::Stdout(_)
-            | Self::Runtime(_) => None,
         }
     }
 }
@@ -249,52 +159,75 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         let deployment = Deployment::connect(&config, &name).await?;
         let progress = |event: Progress| terminal.say(&line(&event));
         let builder = Images::builder(arguments.images).await?;
-        let agreed = |question: &str| {
+        let agreed = || {
             if arguments.yes {
                 return Ok(true);
             }
-            terminal.say(question);
             ask(&name, *terminal)
         };
         if let Some((status, repair)) = deployment.settle(&progress).await? {
             let explained = format!("stack {name} is {status}: {}", repair.explained());
-            if arguments.plan {
-                terminal.say(&explained);
-                return Ok(Outcome::Refused);
-            }
-            if !agreed(&explained)? {
+            terminal.say(&explained);
+            if arguments.plan || !agreed()? {
                 return Ok(Outcome::Refused);
             }
             deployment.repair(repair, &progress).await?;
         }
         let before = deployment.deployed().await?;
+        let kept = deployment.kept().await?;
         let mut unloadable_before = BTreeMap::new();
         let given = arguments.parameters.iter().cloned().collect();
         let plan = deployment.plan(&stack.template, &given, &progress).await?;
-        if plan.is_empty() {
+        let changes = !plan.is_empty();
+        // All of a new stack is new.
+        let mut differences = Vec::new();
+        let mut agreement = Agreement::default();
+        if let Some(before) = &before {
+            if changes {
+                differences = approval::differences(Some(before), manifest, &stack.template)?;
+                differences.extend(parameters(&before.parameters, &given));
+                let store = loopy_infra::store(&config, &name).await?;
+                let stranded = approval::stranded(&deployment, &store, before, manifest);
+                agreement.strands = stranded.await?;
+            }
+            differences.extend(values.differences(&stack.secrets, &kept));
+            differences.sort();
+            agreement.widens = approval::widening(&differences);
+        }
+        if !changes && differences.is_empty() {
             terminal.say(&format!("stack {name} is up to date, nothing to change"));
             if arguments.plan {
                 return Ok(Outcome::Fine);
             }
         } else {
-            let differences = approval::differences(before.as_ref(), manifest, &stack.template)?;
-            terminal.say(&shown_plan(&plan, &name, &deployment));
+            if changes {
+                terminal.say(&shown_plan(&plan, &name, &deployment));
+            } else {
+                terminal.say(&format!(
+                    "nothing of stack {name} changes but the values of its secrets:"
+                ));
+            }
             terminal.say(&approval::shown(&differences));
             if arguments.plan {
+                if !agreement.strands.is_empty() {
+                    terminal.say(&agreement.told());
+                }
                 deployment.discard(&plan).await?;
                 return Ok(Outcome::Fine);
             }
-            if !arguments.approve && approval::needed(&differences) {
+            if let Err(unagreed) = agreement.check(arguments.approve) {
                 deployment.discard(&plan).await?;
-                return Err(Error::Widens(approval::widening(&differences)));
+                return Err(unagreed);
             }
-            let agreed = agreed("");
+            let agreed = agreed();
             if !matches!(agreed, Ok(true)) {
                 deployment.discard(&plan).await?;
                 agreed?;
                 terminal.say("nothing was changed");
                 return Ok(Outcome::Fine);
             }
+        }
+        if changes {
             // What could not be loaded before is no reason to go back there.
             if let Some(Version {
                 manifest: Some(manifest),
@@ -305,37 +238,41 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
             }
             // Before the change, what it launches from; after it, what a new stack
             // had no place for.
-            let images = deployment.publish_images(&stack, &builder, &progress).await;
+            let images = deployment
+                .publish_images(&stack.images, &builder, &progress)
+                .await;
             if let Err(error) = images {
                 deployment.discard(&plan).await?;
                 return Err(error.into());
             }
-            deployment.execute(&plan, &stack.assets, &progress).await?;
+            let to = Some((&stack, manifest));
+            deployment.execute(&plan, to, &progress).await?;
         }
         deployment
-            .publish_images(&stack, &builder, &progress)
+            .publish_images(&stack.images, &builder, &progress)
             .await?;
         let deployed = deployment
             .finish(&stack, manifest, &values, &progress)
             .await?;
         let mut problems = deployment.unhealthy(&progress).await?;
         let unloadable = load_sensors(&config, &name, manifest).await?;
-        if before.is_some() && !plan.is_empty() {
+        if before.is_some() && changes {
             let fresh = unloadable
                 .iter()
                 .filter(|(sensor, _)| !unloadable_before.contains_key(*sensor));
             problems.extend(fresh.map(unloadable_line));
         }
         if !problems.is_empty() {
-            let back = match before.filter(|_| !plan.is_empty()) {
-                None => None,
-                Some(before) => {
-                    terminal.say("the new version does not work; going back to the one before");
-                    go_back(&deployment, &before, &progress).await?;
-                    Some(name)
-                }
+            let way = match WayBack::of(&deployment, before, changes).await {
+                Ok(way) => way,
+                // What does not work is told, whatever else goes wrong.
+                Err(error) => WayBack::Lost(error.to_string()),
             };
-            return Err(Error::Unhealthy { problems, back });
+            if way.goes() {
+                terminal.say("the new version does not work; going back to the one before");
+            }
+            let after = way.go(&deployment, &name, &kept, &builder, &progress).await;
+            return Err(Error::Unhealthy { problems, after });
         }
         deployment.record(&stack, manifest).await?;
         match open_runs(&loopy_infra::store(&config, &name).await?).await {
@@ -349,6 +286,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
                         "removed {collected} assets of versions that nothing needs"
                     ));
                 }
+                deployment.forget(&open).await?;
             }
             // The stack is deployed all the same.
             Err(error) => terminal.say(&format!("kept all earlier versions: {error}")),
@@ -379,35 +317,6 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome,
         );
         Ok(Outcome::Refused)
     })
-}
-
-fn unloadable_line((sensor, why): (&String, &String)) -> String {
-    format!("sensor {sensor} cannot be loaded: {why}")
-}
-
-/// What of earlier versions goes on.
-fn draining(open: &BTreeMap<String, usize>, manifest: &str) -> Option<String> {
-    let current = short_hash(manifest);
-    let others = open.iter().filter(|(hash, _)| *hash != current);
-    let count: usize = others.map(|(_, count)| count).sum();
-    match count {
-        0 => None,
-        1 => Some("1 run goes on with an earlier version".to_owned()),
-        _ => Some(format!("{count} runs go on with an earlier version")),
-    }
-}
-
-/// Makes the stack what it was. Its assets are in the bucket still.
-pub(crate) async fn go_back(
-    deployment: &Deployment,
-    to: &Version,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<(), Error> {
-    let plan = deployment
-        .plan(&to.template, &to.parameters, progress)
-        .await?;
-    deployment.execute(&plan, &[], progress).await?;
-    Ok(())
 }
 
 /// A name that can end a stack's.
@@ -466,70 +375,6 @@ pub(crate) fn ask(stack: &str, terminal: Terminal) -> Result<bool, Error> {
     ))
 }
 
-fn shown_plan(plan: &Plan, name: &str, deployment: &Deployment) -> String {
-    let mut text = format!(
-        "{} stack {name} in account {}, region {}:\n",
-        if plan.is_new { "create" } else { "change" },
-        deployment.account(),
-        deployment.region(),
-    );
-    for Change {
-        action,
-        logical_id,
-        kind,
-        replaced,
-    } in &plan.changes
-    {
-        let sign = match action.as_str() {
-            "Add" => "+",
-            "Remove" => "-",
-            _ => "~",
-        };
-        let note = match replaced {
-            Some(true) => "  (made anew)",
-            None if action == "Modify" => "  (perhaps made anew)",
-            _ => "",
-        };
-        text.push_str(&format!("  {sign} {kind}  {logical_id}{note}\n"));
-    }
-    text
-}
-
-/// One line about what happened.
-pub(crate) fn line(event: &Progress) -> String {
-    match event {
-        Progress::BucketCreated { bucket } => format!("created bucket {bucket}"),
-        Progress::Uploaded { key, bytes } => {
-            format!("uploaded {key} ({} KB)", bytes.div_ceil(1024))
-        }
-        Progress::Resource {
-            logical_id,
-            kind,
-            status,
-            reason,
-        } => {
-            let reason = reason.as_deref().filter(|_| status.ends_with("_FAILED"));
-            let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-            format!("  {status:<20}  {kind}  {logical_id}{reason}")
-        }
-        Progress::ImageBegun {
-            sandboxes,
-            in_account,
-        } => {
-            let place = if *in_account { "the account" } else { "Docker" };
-            format!("building the image of {sandboxes} with {place}")
-        }
-        Progress::ImagePushed { sandboxes } => format!("pushed the image of {sandboxes}"),
-        Progress::TasksStopped { count } => format!("stopped {count} tasks that worked"),
-        Progress::Waiting { status } => {
-            format!("the stack is {status}: waiting until that is over")
-        }
-        Progress::Doubt { what } => format!("warning: {what}"),
-        Progress::Healthy { functions } => format!("all {functions} functions answer"),
-        Progress::SecretStored { logical_id } => format!("stored the values of {logical_id}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -544,19 +389,5 @@ mod tests {
             assert_eq!(default_name(Path::new(folder)), name);
             assert!(loopy_infra::deploy::check_name(name).is_ok());
         }
-    }
-
-    #[test]
-    fn a_failure_is_shown_with_its_reason() {
-        let event = Progress::Resource {
-            logical_id: "Table".to_owned(),
-            kind: "AWS::DynamoDB::Table".to_owned(),
-            status: "CREATE_FAILED".to_owned(),
-            reason: Some("no capacity".to_owned()),
-        };
-        assert_eq!(
-            line(&event),
-            "  CREATE_FAILED         AWS::DynamoDB::Table  Table: no capacity"
-        );
     }
 }

@@ -31,6 +31,24 @@ pub(crate) fn pack(mut entries: Vec<Entry<'_>>) -> std::io::Result<Vec<u8>> {
     Ok(zip.finish()?.into_inner())
 }
 
+/// The files in a zip, with their paths.
+///
+/// # Errors
+/// A sentence: it is no zip, or is damaged.
+pub(crate) fn unpack(zip: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let mut archive = zip::ZipArchive::new(Cursor::new(zip)).map_err(|error| error.to_string())?;
+    let mut files = Vec::new();
+    for index in 0..archive.len() {
+        let mut file = archive.by_index(index).map_err(|error| error.to_string())?;
+        let name = file.name().map_err(|error| error.to_string())?.into_owned();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|error| error.to_string())?;
+        files.push((name, bytes));
+    }
+    Ok(files)
+}
+
 /// The program in a function's zip.
 ///
 /// # Errors

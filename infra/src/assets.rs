@@ -10,6 +10,7 @@ use aws_sdk_s3::types::{
     ServerSideEncryption, ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration,
     ServerSideEncryptionRule,
 };
+use jiff::Timestamp;
 
 /// The bucket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +163,39 @@ impl Bucket<'_> {
             bytes: asset.bytes.len(),
         });
         Ok(())
+    }
+
+    /// Writes an object, whether there is one or not.
+    pub(crate) async fn write(&self, key: &str, bytes: Vec<u8>) -> Result<(), AssetsError> {
+        self.client
+            .put_object()
+            .bucket(self.name)
+            .expected_bucket_owner(self.account)
+            .key(key)
+            .body(ByteStream::from(bytes))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| self.fault("write", key, explain(&error)))
+    }
+
+    /// When the object was written; `None` when there is none, or nobody says.
+    pub(crate) async fn written(&self, key: &str) -> Result<Option<Timestamp>, AssetsError> {
+        let head = self
+            .client
+            .head_object()
+            .bucket(self.name)
+            .expected_bucket_owner(self.account)
+            .key(key)
+            .send()
+            .await;
+        match head {
+            Ok(head) => Ok(head
+                .last_modified()
+                .and_then(|at| Timestamp::from_second(at.secs()).ok())),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.fault("look for", key, explain(&error))),
+        }
     }
 
     /// Whether there is such an object.

@@ -11,26 +11,26 @@ mod key;
 mod parameters;
 mod quotas;
 mod repair;
+pub mod stranded;
+mod values;
 mod versions;
 
 pub use drift::Drift;
 pub use error::{DeployError, MAX_STACK_NAME, check_name};
 pub use history::{Record, Version};
 pub use repair::Repair;
-pub use versions::open_runs;
+pub use versions::{OpenRuns, open_runs};
 
 use crate::assets::{Bucket, bucket_name};
 use crate::events::{self, Progress, explain};
 use crate::images;
-use crate::secrets::{Values, lacking};
-use crate::stack::{Asset, Needs, Stack};
+use crate::stack::{Asset, Stack};
 use aws_config::SdkConfig;
 use aws_sdk_cloudformation::Client;
 use aws_sdk_cloudformation::error::ProvideErrorMetadata;
 use aws_sdk_cloudformation::types::{ChangeSetType, Parameter, Stack as Described};
-use loopy_aws::endpoint::function_url;
 use loopy_contract::ids::sha256_hex;
-use loopy_contract::manifest::{Manifest, SensorTrigger};
+use loopy_contract::manifest::Manifest;
 use std::collections::BTreeMap;
 
 /// What would be done to one resource.
@@ -209,11 +209,28 @@ impl Deployment {
         };
         given.insert(parameters::BUCKET.to_owned(), bucket_name);
         let parameters = parameters::all(&names, current.as_ref(), &given);
-        self.create_change_set(&name, &url, kind, parameters, is_new)
-            .await
+        let mut plan = self
+            .create_change_set(&name, &url, kind, parameters, is_new)
+            .await?;
+        // Stacks inside the stack are listed whether they change or not. Where nothing
+        // else is, and template and parameters are those it has, nothing does.
+        if plan.changes.is_empty()
+            && !plan.is_empty()
+            && let Some(current) = &current
+            && parameters::has(current, &given)
+            && self
+                .deployed()
+                .await?
+                .is_some_and(|version| version.template == template)
+        {
+            self.discard(&plan).await?;
+            plan.change_set = None;
+        }
+        Ok(plan)
     }
 
-    /// Takes the plan back: nothing of it remains.
+    /// Takes the plan back: nothing of it remains. A stack that somebody else has made
+    /// meanwhile stays.
     ///
     /// # Errors
     /// [`DeployError::Service`] when CloudFormation refuses.
@@ -222,8 +239,7 @@ impl Deployment {
             return Ok(());
         };
         self.delete_change_set(&change_set.id).await?;
-        if plan.is_new {
-            // The change set left an empty stack behind, under review.
+        if plan.is_new && self.is_left_over(&change_set.stack_id).await? {
             self.client
                 .delete_stack()
                 .stack_name(&change_set.stack_id)
@@ -236,8 +252,30 @@ impl Deployment {
         Ok(())
     }
 
-    /// Uploads the assets and carries the plan out, to its end. Going back to what the
-    /// bucket has still, there are none.
+    /// Whether a stack is what a change set leaves behind that was taken back: under
+    /// review, and nobody else has planned anything for it.
+    async fn is_left_over(&self, id: &str) -> Result<bool, DeployError> {
+        let Some(stack) = describe(&self.client, id).await? else {
+            return Ok(false);
+        };
+        let status = stack.stack_status().map(|status| status.as_str());
+        if status != Some("REVIEW_IN_PROGRESS") {
+            return Ok(false);
+        }
+        let others = self
+            .client
+            .list_change_sets()
+            .stack_name(stack.stack_name().unwrap_or(&self.stack))
+            .send()
+            .await
+            .map_err(|error| {
+                DeployError::service(format!("look for plans of stack {}", self.stack), &error)
+            })?;
+        Ok(others.summaries().is_empty())
+    }
+
+    /// Writes down what the stack is about to need, uploads it, and carries the plan
+    /// out, to its end. Going back to what the bucket has still, there is nothing of it.
     ///
     /// # Errors
     /// [`DeployError::Failed`] with the reason of each resource that failed;
@@ -245,7 +283,7 @@ impl Deployment {
     pub async fn execute(
         &self,
         plan: &Plan,
-        assets: &[Asset],
+        to: Option<(&Stack, &Manifest)>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), DeployError> {
         let Some(change_set) = &plan.change_set else {
@@ -254,10 +292,19 @@ impl Deployment {
         let current = self.describe().await?;
         let bucket_name = self.bucket_of(current.as_ref());
         let bucket = self.bucket(&bucket_name);
-        for asset in assets {
-            bucket.upload(asset, progress).await?;
+        if let Some((stack, manifest)) = to {
+            // Before: who tidies up the bucket meanwhile has to know of it.
+            self.announce(stack, manifest).await?;
+            for asset in &stack.assets {
+                bucket.upload(asset, progress).await?;
+            }
         }
-        let seen = events::newest(&self.client, &change_set.stack_id).await;
+        let seen = events::newest(&self.client, &change_set.stack_id)
+            .await
+            .map_err(|why| DeployError::Service {
+                what: format!("look at stack {}", self.stack),
+                why,
+            })?;
         self.client
             .execute_change_set()
             .change_set_name(&change_set.id)
@@ -284,64 +331,14 @@ impl Deployment {
         })
     }
 
-    /// Brings the stack's secrets up to date and says where deliveries go.
-    ///
-    /// # Errors
-    /// [`DeployError::Secrets`] when a value could not be stored.
-    pub async fn finish(
-        &self,
-        stack: &Stack,
-        manifest: &Manifest,
-        values: &Values,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Deployed, DeployError> {
-        let described = self
-            .describe()
-            .await?
-            .ok_or_else(|| DeployError::NoStack(self.stack.clone()))?;
-        let outputs = outputs(&described);
-        for secret in values
-            .store(&self.secrets, &stack.secrets, &outputs)
-            .await?
-        {
-            progress(Progress::SecretStored {
-                logical_id: secret.to_owned(),
-            });
-        }
-        let base = outputs
-            .get("WebhookUrl")
-            .map(String::as_str)
-            .unwrap_or_default();
-        let base = function_url(base, self.endpoint.as_deref());
-        let webhooks = manifest
-            .sensors
-            .iter()
-            .filter_map(|sensor| match &sensor.trigger {
-                SensorTrigger::Webhook { path, .. } => Some((
-                    sensor.name.clone(),
-                    format!("{}{path}", base.trim_end_matches('/')),
-                )),
-                SensorTrigger::Poll { .. } => None,
-            })
-            .collect();
-        Ok(Deployed { outputs, webhooks })
-    }
-
-    /// What the stack's secrets lack of what the project needs, a sentence each.
-    ///
-    /// # Errors
-    /// [`DeployError::Secrets`] when a secret cannot be read.
-    pub async fn lacking_secrets(&self, needs: &Needs) -> Result<Vec<String>, DeployError> {
-        let described = self
-            .describe()
-            .await?
-            .ok_or_else(|| DeployError::NoStack(self.stack.clone()))?;
-        Ok(lacking(&self.secrets, needs, &outputs(&described)).await?)
-    }
-
     /// What images need.
     pub(crate) fn images(&self) -> &images::Clients {
         &self.images
+    }
+
+    /// What secrets need.
+    fn secrets(&self) -> &aws_sdk_secretsmanager::Client {
+        &self.secrets
     }
 
     /// The outputs of the stack as it stands, none while there is no stack, and the

@@ -70,7 +70,12 @@ pub async fn destroy(
     if let Some(cluster) = target.outputs.get(CLUSTER) {
         stop_tasks(target, cluster, progress).await?;
     }
-    let seen = events::newest(&target.client, &target.id).await;
+    let seen = events::newest(&target.client, &target.id)
+        .await
+        .map_err(|why| DeployError::Service {
+            what: format!("look at stack {}", target.stack),
+            why,
+        })?;
     target
         .client
         .delete_stack()

@@ -2,8 +2,13 @@
 //! workflows, events, schedules, secrets, permissions, egress. What lets anybody do
 //! more than before is marked. Pure.
 
+mod parameters;
 mod permissions;
 mod project;
+mod reach;
+mod registry;
+
+pub use parameters::parameters;
 
 use loopy_contract::manifest::Manifest;
 use serde::Serialize;
@@ -25,6 +30,12 @@ pub enum Part {
     Sensor,
     /// Files that agents are given.
     Skill,
+    /// Who does the work of steps.
+    Agent,
+    /// Where agents work.
+    Sandbox,
+    /// A cap on dollars or runs, and the prices that dollars are counted by.
+    Limit,
     /// A person's word before or after a step.
     Approval,
     /// What an agent may use.
@@ -37,6 +48,10 @@ pub enum Part {
     Repository,
     /// What a function or a service may do in the account.
     Permission,
+    /// A value of the template's parameters.
+    Parameter,
+    /// What none of the others is about.
+    Other,
 }
 
 impl Part {
@@ -49,12 +64,17 @@ impl Part {
             Self::Webhook => "webhooks",
             Self::Sensor => "sensor code",
             Self::Skill => "skills",
+            Self::Agent => "agents",
+            Self::Sandbox => "sandboxes",
+            Self::Limit => "limits",
             Self::Approval => "approvals",
             Self::Tools => "tools",
             Self::Secret => "secrets",
             Self::Egress => "egress",
             Self::Repository => "repositories",
             Self::Permission => "permissions",
+            Self::Parameter => "parameters",
+            Self::Other => "the rest",
         }
     }
 }

@@ -93,15 +93,17 @@ pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
     })
 }
 
-/// The newest event of the stack, to know later what is new.
-pub(crate) async fn newest(client: &Client, stack: &str) -> Option<String> {
+/// The newest event of the stack, to know later what is new. Without it an earlier
+/// change's end would be taken for that of the next.
+pub(crate) async fn newest(client: &Client, stack: &str) -> Result<Option<String>, String> {
     let page = client
         .describe_stack_events()
         .stack_name(stack)
         .send()
         .await
-        .ok()?;
-    page.stack_events().first()?.event_id().map(str::to_owned)
+        .map_err(|error| explain(&error))?;
+    let newest = page.stack_events().first();
+    Ok(newest.and_then(|event| event.event_id().map(str::to_owned)))
 }
 
 /// Reports every event after `seen` until the stack itself comes to rest.

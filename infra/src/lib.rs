@@ -25,15 +25,16 @@ mod yaml;
 
 pub use binaries::{BinariesError, build, read_folder};
 pub use deploy::{
-    Change, DeployError, Deployed, Deployment, Drift, Plan, Record, Repair, Version, open_runs,
+    Change, DeployError, Deployed, Deployment, Drift, OpenRuns, Plan, Record, Repair, Version,
+    open_runs,
 };
 pub use desk::{Desk, desk};
-pub use difference::{Action, Difference, Part, differences};
+pub use difference::{Action, Difference, Part, differences, parameters};
 pub use emit::{EmitError, emit};
 pub use events::Progress;
 pub use packages::{Packages, PackagesError};
 pub use preflight::{refusals, warnings};
-pub use secrets::{SecretsError, Values};
+pub use secrets::{Kept, SecretsError, Values};
 pub use sensors::load_sensors;
 pub use stack::{
     Architecture, Asset, Binaries, Image, Needs, Stack, StackError, stack, stack_with,

@@ -2,10 +2,12 @@
 //! anything is deployed, and put into the stack's secrets afterwards. They are
 //! in no template, no parameter, no log and no error.
 
+mod kept;
+
+pub use kept::Kept;
+
 use crate::stack::{DAYTONA_VARIABLES, GITHUB_VARIABLES, Needs};
-use aws_sdk_secretsmanager::Client;
 use loopy_contract::manifest::previous_secret;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -170,115 +172,6 @@ impl Values {
             Err(SecretsError::Missing(missing))
         }
     }
-
-    /// Puts the values into the stack's secrets, those that differ. Gives back
-    /// the names of the outputs whose secrets were changed.
-    ///
-    /// # Errors
-    /// [`SecretsError::NoSecret`] and [`SecretsError::Service`].
-    pub(crate) async fn store(
-        &self,
-        client: &Client,
-        needs: &Needs,
-        outputs: &BTreeMap<String, String>,
-    ) -> Result<Vec<&'static str>, SecretsError> {
-        let wanted = [
-            (
-                !needs.webhooks.is_empty(),
-                "WebhookSecret",
-                json!(self.webhooks),
-            ),
-            (
-                !needs.sandboxes.is_empty(),
-                "SandboxSecret",
-                json!(self.sandboxes),
-            ),
-            (needs.github, "GithubSecret", json!(self.github)),
-            (needs.daytona, "EngineSecret", json!(self.engine)),
-            (needs.sensors, "SensorSecret", json!(self.sensors)),
-        ];
-        let mut changed = Vec::new();
-        for (_, output, value) in wanted.into_iter().filter(|(needed, ..)| *needed) {
-            let secret = outputs.get(output).ok_or(SecretsError::NoSecret(output))?;
-            if store_one(client, secret, &value).await? {
-                changed.push(output);
-            }
-        }
-        Ok(changed)
-    }
-}
-
-/// What a stack's secrets lack of what a project needs, a sentence each.
-///
-/// # Errors
-/// [`SecretsError`] when a secret cannot be read.
-pub(crate) async fn lacking(
-    client: &Client,
-    needs: &Needs,
-    outputs: &BTreeMap<String, String>,
-) -> Result<Vec<String>, SecretsError> {
-    let wanted: [(bool, &'static str, Vec<&str>); 3] = [
-        (
-            !needs.webhooks.is_empty(),
-            "WebhookSecret",
-            needs.webhooks.keys().map(String::as_str).collect(),
-        ),
-        (
-            !needs.sandboxes.is_empty(),
-            "SandboxSecret",
-            needs.sandboxes.keys().map(String::as_str).collect(),
-        ),
-        (needs.daytona, "EngineSecret", vec![DAYTONA_VARIABLES[0]]),
-    ];
-    let mut lacking = Vec::new();
-    for (_, output, names) in wanted.into_iter().filter(|(needed, ..)| *needed) {
-        let secret = outputs.get(output).ok_or(SecretsError::NoSecret(output))?;
-        let value = read_one(client, secret).await?.unwrap_or_default();
-        let missing = names.into_iter().filter(|name| value.get(name).is_none());
-        lacking.extend(missing.map(|name| format!("{output} has no value for {name}")));
-    }
-    Ok(lacking)
-}
-
-/// A secret's value; `None` where it has none yet.
-async fn read_one(client: &Client, secret: &str) -> Result<Option<Value>, SecretsError> {
-    match client.get_secret_value().secret_id(secret).send().await {
-        Ok(current) => {
-            let text = current.secret_string.unwrap_or_default();
-            Ok(serde_json::from_str(&text).ok())
-        }
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(|e| e.is_resource_not_found_exception()) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(SecretsError::Service {
-            action: "read",
-            secret: secret.to_owned(),
-            why: crate::events::explain(&error),
-        }),
-    }
-}
-
-async fn store_one(client: &Client, secret: &str, value: &Value) -> Result<bool, SecretsError> {
-    let current = read_one(client, secret).await?;
-    if current.as_ref() == Some(value) {
-        return Ok(false);
-    }
-    client
-        .put_secret_value()
-        .secret_id(secret)
-        .secret_string(value.to_string())
-        .send()
-        .await
-        .map_err(|error| SecretsError::Service {
-            action: "write",
-            secret: secret.to_owned(),
-            why: crate::events::explain(&error),
-        })?;
-    Ok(true)
 }
 
 /// What `loopy.env` says, and with an environment's `name` what `loopy.NAME.env` lays over

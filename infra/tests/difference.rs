@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use loopy_contract::manifest::Manifest;
-use loopy_infra::{Action, Difference, differences};
+use loopy_infra::{Action, Difference, differences, parameters};
 use serde_json::{Value, json};
 
 fn project() -> Value {
@@ -162,7 +162,7 @@ fn what_lets_somebody_do_more_is_marked() {
             new["sensors"].as_array_mut().unwrap().push(sensor);
         }),
         (
-            "!~ approvals: step review/ship: asks a person never (was before)",
+            "!~ approvals: step review/ship: asks a person never (was before, else is denied after 60 s)",
             &|new| new["workflows"]["review"]["steps"]["ship"]["approve"] = json!(null),
         ),
     ];
@@ -207,4 +207,267 @@ fn what_a_role_may_do_more_is_marked_and_its_log_is_not() {
         ]
     );
     assert!(differences((&manifest, ": ["), (&manifest, TEMPLATE)).is_err());
+}
+
+/// A project with a weaker agent beside a stronger one, each in a sandbox of its own.
+fn two_agents() -> Value {
+    let mut project = project();
+    let registry = &mut project["registry"];
+    registry["sandboxes"]["Open"] = json!({"provider": "daytona", "image": {}, "network": [],
+        "env_file": ["secrets/base.env", "secrets/live.env"],
+        "repos": [{"url": "octo/private", "ref": null, "path": null, "depth": null}]});
+    registry["agents"]["Strong"] = json!({"harness": "claude-code", "model": "m", "sandbox": "Open",
+        "skills": []});
+    let steps = &mut project["workflows"]["nightly"]["steps"];
+    steps["sweep"]["agent"] = json!("Strong");
+    project
+}
+
+fn between(old: Value, new: Value) -> Vec<String> {
+    told(differences((&read(old), TEMPLATE), (&read(new), TEMPLATE)).unwrap())
+}
+
+#[test]
+fn a_step_that_is_given_to_a_stronger_agent_has_to_be_agreed_to() {
+    let mut new = two_agents();
+    new["workflows"]["review"]["steps"]["read"]["agent"] = json!("Strong");
+    assert_eq!(
+        between(two_agents(), new.clone()),
+        [
+            "~ workflows: review: step read changed",
+            "!~ tools: step review/read: agent Strong: all (was agent Worker: read)",
+            "!+ secrets: step review/read: keys of models: in the sandbox (was with the engine)",
+            "!+ secrets: step review/read: secrets/live.env: given to what does the step",
+            "!~ egress: step review/read: sandbox Open: all (was sandbox Cloud: github.com)",
+            "!+ repositories: step review/read: octo/private: cloned for the step",
+        ]
+    );
+    // The other way round only what it did not have is marked.
+    assert_eq!(
+        between(new, two_agents()),
+        [
+            "~ workflows: review: step read changed",
+            "~ tools: step review/read: agent Worker: read (was agent Strong: all)",
+            "~ egress: step review/read: sandbox Cloud: github.com (was sandbox Open: all)",
+            "!+ repositories: step review/read: octo/hello: cloned for the step",
+        ]
+    );
+    // An agent that moves takes its steps along.
+    let mut moved = two_agents();
+    moved["registry"]["agents"]["Worker"]["sandbox"] = json!("Open");
+    let found = between(two_agents(), moved);
+    for expected in [
+        "~ agents: Worker: sandbox Open (was Cloud)",
+        "!~ egress: step review/ship: sandbox Open: all (was sandbox Cloud: github.com)",
+    ] {
+        assert!(found.iter().any(|line| line == expected), "{found:#?}");
+    }
+}
+
+#[test]
+fn nothing_of_the_registry_changes_unseen() {
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let cases: [Case<'_>; 14] = [
+        ("~ agents: Worker: model m (was none)", &|new| {
+            new["registry"]["agents"]["Worker"]["model"] = json!("m");
+        }),
+        ("~ agents: Worker: skills review (was none)", &|new| {
+            new["registry"]["agents"]["Worker"]["skills"] = json!(["review"]);
+        }),
+        ("~ agents: Worker: harness codex (was command)", &|new| {
+            new["registry"]["agents"]["Worker"]["harness"] = json!("codex");
+        }),
+        ("!+ tools: agent More: all", &|new| {
+            new["registry"]["agents"]["More"] =
+                json!({"harness": "codex", "model": null, "sandbox": null, "skills": []});
+        }),
+        (
+            "!~ sandboxes: Cloud: provider fargate (was daytona)",
+            &|new| {
+                new["registry"]["sandboxes"]["Cloud"]["provider"] = json!("fargate");
+            },
+        ),
+        (
+            r#"~ sandboxes: Cloud: image {"base":"debian"} (was {})"#,
+            &|new| {
+                new["registry"]["sandboxes"]["Cloud"]["image"] = json!({"base": "debian"});
+            },
+        ),
+        ("+ limits: a day in dollars: 5", &|new| {
+            new["registry"]["limits"] = json!({"day": {"spend": {"usd": 5.0}}});
+        }),
+        ("!+ limits: price of m: 1 in, 2 out", &|new| {
+            new["registry"]["prices"] = json!({"m": {"input": 1.0, "output": 2.0}});
+        }),
+        (
+            "~ sensor code: sensor pulls: emits Other (was emits PullRequest)",
+            &|new| {
+                new["sensors"][0]["emits"] = json!("Other");
+            },
+        ),
+        (
+            "~ approvals: step review/ship: asks a person before, else is denied after 30 s \
+             (was before, else is denied after 60 s)",
+            &|new| {
+                new["workflows"]["review"]["steps"]["ship"]["approve"]["within"] = json!(30);
+            },
+        ),
+        (
+            "!~ approvals: step review/ship: asks a person before, else goes on after 60 s \
+             (was before, else is denied after 60 s)",
+            &|new| {
+                new["workflows"]["review"]["steps"]["ship"]["approve"]["otherwise"] =
+                    json!("approve");
+            },
+        ),
+        (
+            "~ the rest: the manifest: compiled by Loopy 1 (was 0)",
+            &|new| {
+                new["loopy_version"] = json!("1");
+            },
+        ),
+        ("~ the rest: the manifest: something else changed", &|new| {
+            new["sensor_modules"] = json!({"sensors/hooks.ts.mjs": "00"});
+        }),
+        ("!~ tools: agent Worker: read, bash (was read)", &|new| {
+            new["registry"]["agents"]["Worker"]["tools"] = json!(["read", "bash"]);
+        }),
+    ];
+    for (expected, change) in cases {
+        let found = after(|new| change(new));
+        assert!(
+            found.iter().any(|line| line == expected),
+            "{expected}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_cap_that_is_raised_or_goes_has_to_be_agreed_to() {
+    let limited = |limits: Value, price: f64| {
+        let mut project = project();
+        project["registry"]["limits"] = limits;
+        project["registry"]["prices"] = json!({"m": {"input": price, "output": 2.0}});
+        project
+    };
+    let old = || {
+        let limits = json!({"cascade_runs": 9, "workflows": {"review": {"spend": {"usd": 1.5}}}});
+        limited(limits, 1.0)
+    };
+    let new = json!({"workflows": {"review": {"spend": {"usd": 2.0}}}});
+    let wider = limited(new, 0.5);
+    assert_eq!(
+        between(old(), wider.clone()),
+        [
+            "!~ limits: price of m: 0.5 in, 2 out (was 1 in, 2 out)",
+            "!~ limits: workflow review in dollars: 2 (was 1.5)",
+            "!- limits: a cascade in runs: 9",
+        ]
+    );
+    let back = between(wider, old());
+    assert!(back.iter().all(|line| !line.starts_with('!')), "{back:#?}");
+    assert_eq!(back.len(), 3);
+}
+
+#[test]
+fn a_poll_that_tells_of_everything_again_is_told() {
+    let polls = |on_change: bool| {
+        let mut project = project();
+        project["sensors"][0]["trigger"] =
+            json!({"kind": "poll", "interval": "5m", "on_change": on_change});
+        project
+    };
+    assert_eq!(
+        between(polls(true), polls(false)),
+        ["~ sensor code: sensor pulls: emits PullRequest (was emits PullRequest when it changes)"]
+    );
+}
+
+#[test]
+fn what_held_a_role_back_and_policies_beside_it_are_seen() {
+    let policies = r#"
+  Bound:
+    Type: AWS::IAM::Role
+    Properties:
+      PermissionsBoundary: { Ref: Boundary }
+      Policies:
+        - PolicyName: never
+          PolicyDocument:
+            Statement: [{ Effect: Deny, Action: "s3:*", NotResource: "arn:mine" }]
+  Beside:
+    Type: AWS::IAM::Policy
+    Properties:
+      Roles: [{ Ref: Bound }]
+      PolicyDocument:
+        Statement:
+          - { Effect: Allow, Action: xray:PutTraceSegments, Resource: "*" }
+          - { Effect: Deny, Action: iam:PassRole, Resource: "*" }
+"#;
+    let manifest = read(project());
+    let with = |more: &str| format!("{TEMPLATE}{more}");
+    let differ =
+        |old: &str, new: &str| told(differences((&manifest, old), (&manifest, new)).unwrap());
+    let bound = with(policies);
+    let loose = bound
+        .replace("      PermissionsBoundary: { Ref: Boundary }\n", "")
+        .replace("NotResource: \"arn:mine\"", "Resource: \"arn:mine\"")
+        .replace("xray:PutTraceSegments", "xray:*");
+    assert_eq!(
+        differ(&bound, &loose),
+        [
+            "!+ permissions: Beside: xray:* on * for Bound",
+            "+ permissions: Bound: never s3:* on arn:mine",
+            "- permissions: Beside: xray:PutTraceSegments on * for Bound",
+            "!- permissions: Bound: is bounded by Boundary; never s3:* on all but arn:mine",
+        ]
+    );
+    // A policy that goes lets loose the role that it was for.
+    let (head, _) = bound.split_once("  Beside:").unwrap();
+    let found = differ(&bound, head);
+    let expected = "!- permissions: Beside: never iam:PassRole on * for Bound";
+    assert!(found.iter().any(|line| line == expected), "{found:#?}");
+    // Who goes itself is let loose from nothing.
+    let found = differ(&bound, TEMPLATE);
+    assert!(
+        found.iter().all(|line| !line.starts_with('!')),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_boundary_that_is_taken_away_by_a_parameter_has_to_be_agreed_to() {
+    let had = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    let before = had(&[
+        ("PermissionsBoundary", "arn:b"),
+        ("PublicConcurrency", "50"),
+        ("Tracing", "off"),
+        ("AlarmEmail", ""),
+    ]);
+    let told = |given: &[(&str, &str)]| told(parameters(&before, &had(given)));
+    assert_eq!(
+        told(&[
+            ("PermissionsBoundary", ""),
+            ("PublicConcurrency", ""),
+            ("Tracing", "on"),
+            ("AlarmEmail", ""),
+        ]),
+        [
+            "!~ parameters: PermissionsBoundary: nothing (was arn:b)",
+            "!~ parameters: PublicConcurrency: nothing (was 50)",
+            "~ parameters: Tracing: on (was off)",
+        ]
+    );
+    assert_eq!(
+        told(&[("PublicConcurrency", "51")]),
+        ["!~ parameters: PublicConcurrency: 51 (was 50)"]
+    );
+    assert_eq!(
+        told(&[("PublicConcurrency", "49")]),
+        ["~ parameters: PublicConcurrency: 49 (was 50)"]
+    );
 }

@@ -2,9 +2,14 @@
 
 use super::{Change, ChangeSet, DeployError, Deployment, Plan};
 use crate::events;
+use aws_sdk_cloudformation::error::ProvideErrorMetadata;
 use aws_sdk_cloudformation::types::{
-    Capability, ChangeSetStatus, ChangeSetType, Parameter, Replacement, Tag,
+    Capability, ChangeAction, ChangeSetStatus, ChangeSetType, ChangeSource, Parameter, Replacement,
+    ResourceChange, Tag,
 };
+
+/// The tag that each stack has which is deployed from here.
+pub(super) const TAG: &str = "loopy:project";
 
 impl Deployment {
     pub(super) async fn create_change_set(
@@ -25,12 +30,7 @@ impl Deployment {
             .template_url(template_url)
             .capabilities(Capability::CapabilityIam)
             .set_parameters(Some(parameters))
-            .tags(
-                Tag::builder()
-                    .key("loopy:project")
-                    .value(&self.stack)
-                    .build(),
-            );
+            .tags(Tag::builder().key(TAG).value(&self.stack).build());
         let mut created = request.clone().send().await;
         // One that an interrupted deployment left behind.
         if created.as_ref().is_err_and(|error| {
@@ -113,6 +113,7 @@ impl Deployment {
                 .changes()
                 .iter()
                 .filter_map(|change| change.resource_change())
+                .filter(|change| !is_only_looked_at(change))
             {
                 changes.push(Change {
                     action: change
@@ -136,13 +137,13 @@ impl Deployment {
     }
 
     pub(super) async fn delete_change_set(&self, id: &str) -> Result<(), DeployError> {
-        self.client
-            .delete_change_set()
-            .change_set_name(id)
-            .send()
-            .await
-            .map(|_| ())
-            .map_err(|error| DeployError::service("take back the planned change", &error))
+        let deleted = self.client.delete_change_set().change_set_name(id).send();
+        match deleted.await {
+            Ok(_) => Ok(()),
+            // It went with its stack, or with another change that was carried out.
+            Err(error) if error.code() == Some("ChangeSetNotFound") => Ok(()),
+            Err(error) => Err(DeployError::service("take back the planned change", &error)),
+        }
     }
 
     async fn delete_change_set_named(&self, name: &str) -> Result<(), DeployError> {
@@ -157,6 +158,60 @@ impl Deployment {
     }
 }
 
+/// Whether nothing says that a stack inside the stack changes. CloudFormation lists each
+/// of them, as its template might have changed under the same address; ours never does,
+/// as the address holds its hash.
+fn is_only_looked_at(change: &ResourceChange) -> bool {
+    let details = change.details();
+    change.resource_type() == Some("AWS::CloudFormation::Stack")
+        && change.action() == Some(&ChangeAction::Modify)
+        && !details.is_empty()
+        && details
+            .iter()
+            .all(|detail| detail.change_source() == Some(&ChangeSource::Automatic))
+}
+
 fn says_no_change(reason: &str) -> bool {
     reason.contains("didn't contain changes") || reason.contains("No updates are to be performed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_cloudformation::types::ResourceChangeDetail;
+
+    #[test]
+    fn stacks_inside_the_stack_that_nothing_changes_are_left_out() {
+        let change = |kind: &str, action: ChangeAction, sources: &[ChangeSource]| {
+            let details = sources.iter().map(|source| {
+                let detail = ResourceChangeDetail::builder();
+                detail.change_source(source.clone()).build()
+            });
+            ResourceChange::builder()
+                .resource_type(kind)
+                .action(action)
+                .set_details(Some(details.collect()))
+                .build()
+        };
+        let nested = "AWS::CloudFormation::Stack";
+        let automatic = ChangeSource::Automatic;
+        let direct = ChangeSource::DirectModification;
+        let once = std::slice::from_ref(&automatic);
+        for (left_out, change) in [
+            (true, change(nested, ChangeAction::Modify, once)),
+            (
+                false,
+                change(
+                    nested,
+                    ChangeAction::Modify,
+                    &[automatic.clone(), direct.clone()],
+                ),
+            ),
+            (false, change(nested, ChangeAction::Modify, &[])),
+            (false, change(nested, ChangeAction::Add, &[])),
+            (false, change("AWS::SQS::Queue", ChangeAction::Modify, once)),
+        ] {
+            assert_eq!(is_only_looked_at(&change), left_out, "{change:?}");
+        }
+    }
 }

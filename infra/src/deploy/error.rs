@@ -85,6 +85,16 @@ pub enum DeployError {
         /// What it lacks.
         output: &'static str,
     },
+    /// The stack never stood as one of Loopy's.
+    #[error(
+        "stack {stack} is {status} and has no tag loopy:project, so it is not one that Loopy made"
+    )]
+    Foreign {
+        /// The stack's name.
+        stack: String,
+        /// Its status.
+        status: String,
+    },
     /// The assets bucket cannot be used.
     #[error(transparent)]
     Assets(#[from] AssetsError),
@@ -127,6 +137,17 @@ pub enum DeployError {
     /// The stack stands, its secrets do not.
     #[error("the stack is deployed, but {0}")]
     Secrets(#[from] SecretsError),
+    /// The stack's secrets cannot be looked at.
+    #[error(transparent)]
+    Values(SecretsError),
+    /// Nobody knows whether a function works.
+    #[error("cannot tell whether function {function} works: {why}")]
+    Check {
+        /// Which.
+        function: String,
+        /// Why not.
+        why: String,
+    },
 }
 
 impl DeployError {
@@ -177,6 +198,13 @@ impl DeployError {
                     .to_owned(),
             ),
             Self::Secrets(_) => Some("mend the cause, then deploy again".to_owned()),
+            Self::Check { .. } => Some(
+                "the stack stays as it is; mend the cause, then deploy again, which looks again"
+                    .to_owned(),
+            ),
+            Self::NotOurs { .. } | Self::Foreign { .. } => {
+                Some("name another stack; this one is left alone".to_owned())
+            }
             _ => None,
         }
     }

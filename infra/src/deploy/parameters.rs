@@ -35,6 +35,15 @@ pub(super) fn given(stack: &Described) -> BTreeMap<String, String> {
     values.collect()
 }
 
+/// Whether a stack has these values.
+pub(super) fn has(stack: &Described, values: &BTreeMap<String, String>) -> bool {
+    values.iter().all(|(name, value)| {
+        stack.parameters().iter().any(|parameter| {
+            parameter.parameter_key() == Some(name) && parameter.parameter_value() == Some(value)
+        })
+    })
+}
+
 /// Refuses what is no parameter, or not the caller's to say.
 ///
 /// # Errors

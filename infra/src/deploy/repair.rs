@@ -1,7 +1,9 @@
 //! A stack that cannot be changed as it stands: waiting for whoever changes it, and
 //! mending one that got stuck.
 
-use super::{DeployError, Deployment};
+use super::change_set::TAG;
+use super::history::OWN_OUTPUTS;
+use super::{DeployError, Deployment, outputs};
 use crate::events::{self, Progress};
 use aws_sdk_cloudformation::types::Stack as Described;
 
@@ -49,7 +51,8 @@ impl Deployment {
     /// status, and what mends that.
     ///
     /// # Errors
-    /// [`DeployError::Service`] when CloudFormation does not say.
+    /// [`DeployError::Service`] when CloudFormation does not say, and
+    /// [`DeployError::Foreign`] when a stuck stack is somebody else's.
     pub async fn settle(
         &self,
         progress: &(dyn Fn(Progress) + Sync),
@@ -60,7 +63,15 @@ impl Deployment {
             // One that is only planned may be planned anew.
             let busy = status.ends_with("_IN_PROGRESS") && status != "REVIEW_IN_PROGRESS";
             if !busy {
-                return Ok(Repair::of(&status).map(|repair| (status, repair)));
+                let Some(repair) = Repair::of(&status) else {
+                    return Ok(None);
+                };
+                // Whoever else made it has to say what becomes of it.
+                if !self.is_ours().await? {
+                    let stack = self.stack.clone();
+                    return Err(DeployError::Foreign { stack, status });
+                }
+                return Ok(Some((status, repair)));
             }
             if told.as_ref() != Some(&status) {
                 progress(Progress::Waiting {
@@ -86,12 +97,12 @@ impl Deployment {
             return Ok(());
         };
         let id = stack.stack_id().unwrap_or(&self.stack).to_owned();
-        let seen = events::newest(&self.client, &id).await;
         let what = format!("mend stack {}", self.stack);
         let fault = |why: String| DeployError::Service {
             what: what.clone(),
             why,
         };
+        let seen = events::newest(&self.client, &id).await.map_err(fault)?;
         match repair {
             Repair::Remove => self
                 .client
@@ -132,6 +143,20 @@ impl Deployment {
             status: ended.status,
             reasons: ended.failures,
         })
+    }
+
+    /// Whether Loopy made the stack: it has the tag of one that `loopy deploy` makes, or
+    /// the outputs of one that stood.
+    async fn is_ours(&self) -> Result<bool, DeployError> {
+        let Some(stack) = self.describe().await? else {
+            return Ok(true);
+        };
+        let tagged = stack
+            .tags()
+            .iter()
+            .any(|tag| tag.key() == Some(TAG) && tag.value() == Some(&self.stack));
+        let outputs = outputs(&stack);
+        Ok(tagged || OWN_OUTPUTS.iter().all(|name| outputs.contains_key(*name)))
     }
 
     /// The stack's status; empty where there is no stack.

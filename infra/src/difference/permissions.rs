@@ -1,5 +1,6 @@
-//! The differences of what two templates allow: statements of roles, who may call
-//! functions, and which of them have public addresses.
+//! The differences of what two templates allow: statements of roles and policies, who
+//! may call functions, which of them have public addresses; and of what they hold back:
+//! boundaries of roles, statements that deny.
 
 use super::{Action, Difference, Part};
 use serde_json::Value;
@@ -13,7 +14,7 @@ type Grants = BTreeSet<(String, String)>;
 /// # Errors
 /// A sentence when one cannot be read.
 pub(super) fn differences(old: &str, new: &str) -> Result<Vec<Difference>, String> {
-    let (old, new) = (grants(old)?, grants(new)?);
+    let (old, new) = (Allowed::by(old)?, Allowed::by(new)?);
     let told = |grants: &Grants, action: Action, widens: Option<&str>| -> Vec<Difference> {
         let mut by_name: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, what) in grants {
@@ -29,93 +30,173 @@ pub(super) fn differences(old: &str, new: &str) -> Result<Vec<Difference>, Strin
         by_name.into_iter().map(difference).collect()
     };
     let more = Some("it may do more in the account");
-    let mut found = told(
-        &new.difference(&old).cloned().collect(),
-        Action::Added,
-        more,
-    );
-    found.extend(told(
-        &old.difference(&new).cloned().collect(),
-        Action::Removed,
-        None,
-    ));
+    let only = |these: &Grants, others: &Grants| these.difference(others).cloned().collect();
+    let mut found = told(&only(&new.grants, &old.grants), Action::Added, more);
+    found.extend(told(&only(&old.grants, &new.grants), Action::Removed, None));
+    let bounds = |allowed: &Allowed| allowed.bounds.keys().cloned().collect::<Grants>();
+    let (held, holds) = (bounds(&old), bounds(&new));
+    found.extend(told(&only(&holds, &held), Action::Added, None));
+    // Of what goes itself, nothing is left to be held back.
+    let freed: Grants = only(&held, &holds);
+    let (freed, gone): (Grants, Grants) = freed.into_iter().partition(|bound| {
+        let whom = old.bounds.get(bound);
+        whom.is_none_or(|whom| whom.iter().any(|id| new.ids.contains(id)))
+    });
+    let loose = Some("what held it back goes");
+    found.extend(told(&freed, Action::Removed, loose));
+    found.extend(told(&gone, Action::Removed, None));
     Ok(found)
 }
 
-fn grants(template: &str) -> Result<Grants, String> {
-    let template: Value = serde_saphyr::from_str(template)
-        .map_err(|error| format!("the template cannot be read: {error}"))?;
-    let mut grants = Grants::new();
-    let Some(resources) = template.get("Resources").and_then(Value::as_object) else {
-        return Err("the template has no resources".to_owned());
-    };
-    for (id, resource) in resources {
-        let properties = &resource["Properties"];
-        match resource["Type"].as_str().unwrap_or_default() {
-            "AWS::IAM::Role" => role(id, properties, &mut grants),
-            "AWS::Lambda::Url" => {
-                let auth = properties["AuthType"].as_str().unwrap_or("?");
-                grants.insert((id.clone(), format!("a public address (AuthType {auth})")));
-            }
-            "AWS::Lambda::Permission" => {
-                let principal = text(&properties["Principal"]);
-                let action = text(&properties["Action"]);
-                let function = text(&properties["FunctionName"]);
-                grants.insert((
-                    id.clone(),
-                    format!("{principal} may {action} on {function}"),
-                ));
-            }
-            "AWS::SQS::QueuePolicy" | "AWS::S3::BucketPolicy" | "AWS::SNS::TopicPolicy" => {
-                policy(id, &properties["PolicyDocument"], &mut grants);
-            }
-            "AWS::EC2::SecurityGroup" => {
-                for rule in items(&properties["SecurityGroupEgress"]) {
-                    grants.insert((id.clone(), format!("connects to {}", text(rule))));
-                }
-                for rule in items(&properties["SecurityGroupIngress"]) {
-                    grants.insert((id.clone(), format!("is reached by {}", text(rule))));
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(grants)
+/// What a template allows, and what it holds back.
+#[derive(Default)]
+struct Allowed {
+    grants: Grants,
+    /// With the resources that each holds back.
+    bounds: BTreeMap<(String, String), BTreeSet<String>>,
+    /// Its resources.
+    ids: BTreeSet<String>,
 }
 
-fn role(id: &str, properties: &Value, grants: &mut Grants) {
+impl Allowed {
+    fn by(template: &str) -> Result<Self, String> {
+        let template: Value = serde_saphyr::from_str(template)
+            .map_err(|error| format!("the template cannot be read: {error}"))?;
+        let Some(resources) = template.get("Resources").and_then(Value::as_object) else {
+            return Err("the template has no resources".to_owned());
+        };
+        let mut allowed = Self::default();
+        for (id, resource) in resources {
+            allowed.ids.insert(id.clone());
+            read(id, resource, &mut allowed);
+        }
+        Ok(allowed)
+    }
+}
+
+fn read(id: &str, resource: &Value, allowed: &mut Allowed) {
+    let properties = &resource["Properties"];
+    match resource["Type"].as_str().unwrap_or_default() {
+        "AWS::IAM::Role" => role(id, properties, allowed),
+        "AWS::IAM::Policy" | "AWS::IAM::ManagedPolicy" => {
+            for kind in ["Roles", "Users", "Groups"] {
+                for one in items(&properties[kind]) {
+                    let one = text(one);
+                    let to = format!(" for {one}");
+                    policy((id, &one), &properties["PolicyDocument"], &to, allowed);
+                }
+            }
+        }
+        "AWS::Lambda::Url" => {
+            let auth = properties["AuthType"].as_str().unwrap_or("?");
+            allowed
+                .grants
+                .insert((id.to_owned(), format!("a public address (AuthType {auth})")));
+        }
+        "AWS::Lambda::Permission" => {
+            let principal = text(&properties["Principal"]);
+            let action = text(&properties["Action"]);
+            let function = text(&properties["FunctionName"]);
+            allowed.grants.insert((
+                id.to_owned(),
+                format!("{principal} may {action} on {function}"),
+            ));
+        }
+        "AWS::SQS::QueuePolicy" | "AWS::S3::BucketPolicy" | "AWS::SNS::TopicPolicy" => {
+            for kind in ["Queues", "Bucket", "Topics"] {
+                for one in items(&properties[kind]) {
+                    policy((id, &text(one)), &properties["PolicyDocument"], "", allowed);
+                }
+            }
+        }
+        "AWS::EC2::SecurityGroup" => {
+            for rule in items(&properties["SecurityGroupEgress"]) {
+                allowed
+                    .grants
+                    .insert((id.to_owned(), format!("connects to {}", text(rule))));
+            }
+            for rule in items(&properties["SecurityGroupIngress"]) {
+                allowed
+                    .grants
+                    .insert((id.to_owned(), format!("is reached by {}", text(rule))));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn role(id: &str, properties: &Value, allowed: &mut Allowed) {
     for statement in items(&properties["AssumeRolePolicyDocument"]["Statement"]) {
         let who = text(&statement["Principal"]);
-        grants.insert((id.to_owned(), format!("is taken by {who}")));
+        let condition = condition(statement);
+        let what = format!("is taken by {who}{condition}");
+        allowed.grants.insert((id.to_owned(), what));
     }
     for arn in items(&properties["ManagedPolicyArns"]) {
-        grants.insert((id.to_owned(), format!("all of {}", text(arn))));
+        let what = format!("all of {}", text(arn));
+        allowed.grants.insert((id.to_owned(), what));
     }
     for attached in items(&properties["Policies"]) {
-        policy(id, &attached["PolicyDocument"], grants);
+        policy((id, id), &attached["PolicyDocument"], "", allowed);
+    }
+    for boundary in items(&properties["PermissionsBoundary"]) {
+        let what = format!("is bounded by {}", text(boundary));
+        let bound = allowed.bounds.entry((id.to_owned(), what));
+        bound.or_default().insert(id.to_owned());
     }
 }
 
-fn policy(id: &str, document: &Value, grants: &mut Grants) {
+fn condition(statement: &Value) -> String {
+    match &statement["Condition"] {
+        Value::Null => String::new(),
+        condition => format!(" if {}", text(condition)),
+    }
+}
+
+/// The statements of the policy `id`, which is about the resource `whom`.
+fn policy((id, about): (&str, &str), document: &Value, to: &str, allowed: &mut Allowed) {
     for statement in items(&document["Statement"]) {
-        if statement["Effect"] != "Allow" {
-            continue;
-        }
-        let condition = match &statement["Condition"] {
-            Value::Null => String::new(),
-            condition => format!(" if {}", text(condition)),
-        };
-        for action in items(&statement["Action"]) {
-            let action = text(action);
+        let denies = statement["Effect"] == "Deny";
+        let condition = condition(statement);
+        // A role's own policies name nobody.
+        let whom = ["Principal", "NotPrincipal"]
+            .iter()
+            .filter(|key| !statement[**key].is_null())
+            .map(|key| format!("{} may ", except(key, text(&statement[*key]))))
+            .collect::<String>();
+        for action in named(statement, ["Action", "NotAction"]) {
             // Its own log is no power.
             if matches!(&*action, "logs:CreateLogStream" | "logs:PutLogEvents") {
                 continue;
             }
-            for resource in items(&statement["Resource"]) {
-                let what = format!("{action} on {}{condition}", text(resource));
-                grants.insert((id.to_owned(), what));
+            for resource in named(statement, ["Resource", "NotResource"]) {
+                let what = format!("{whom}{action} on {resource}{condition}{to}");
+                if denies {
+                    let what = format!("never {what}");
+                    let bound = allowed.bounds.entry((id.to_owned(), what));
+                    bound.or_default().insert(about.to_owned());
+                } else {
+                    allowed.grants.insert((id.to_owned(), what));
+                }
             }
         }
+    }
+}
+
+/// What a statement names under one of two keys, the second of which means all but that.
+fn named(statement: &Value, keys: [&str; 2]) -> Vec<String> {
+    let names = keys.iter().flat_map(|key| {
+        let items = items(&statement[*key]).iter();
+        items.map(move |item| except(key, text(item)))
+    });
+    names.collect()
+}
+
+fn except(key: &str, name: String) -> String {
+    if key.starts_with("Not") {
+        format!("all but {name}")
+    } else {
+        name
     }
 }
 

@@ -1,9 +1,9 @@
 //! The differences of two manifests.
 
-use super::{Action, Difference, Part, Side, Thing, compare};
+use super::{Action, Difference, Part, Side, Thing, compare, reach, registry};
 use crate::stack::{Needs, used_sandboxes};
 use loopy_contract::manifest::{
-    Manifest, ModelKeys, SensorTrigger, Step, Trigger, VerifyScheme, Workflow,
+    Answer, Approve, Manifest, ModelKeys, SensorTrigger, Step, Trigger, VerifyScheme, Workflow,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub(super) fn differences(old: &Manifest, new: &Manifest) -> Vec<Difference> {
     ));
     found.extend(compare(Part::Sensor, &sensors(old), &sensors(new), no));
     found.extend(compare(Part::Skill, &skills(old), &skills(new), no));
+    found.extend(registry::differences(old, new));
+    found.extend(reach::differences(old, new));
     found.extend(approvals(old, new));
     found.extend(compare(Part::Tools, &tools(old), &tools(new), more_tools));
     found.extend(compare(
@@ -46,7 +48,27 @@ pub(super) fn differences(old: &Manifest, new: &Manifest) -> Vec<Difference> {
                 .then(|| "what works in the sandbox gets the repository".to_owned())
         },
     ));
+    if found.is_empty() && old.hash != new.hash {
+        found.push(rest(old, new));
+    }
     found
+}
+
+/// What no part is about: nothing that differs may be told as unchanged.
+fn rest(old: &Manifest, new: &Manifest) -> Difference {
+    let about = if old.loopy_version == new.loopy_version {
+        "something else changed".to_owned()
+    } else {
+        let (new, old) = (&new.loopy_version, &old.loopy_version);
+        format!("compiled by Loopy {new} (was {old})")
+    };
+    Difference {
+        part: Part::Other,
+        action: Action::Changed,
+        name: "the manifest".to_owned(),
+        about,
+        widens: None,
+    }
 }
 
 fn workflows(old: &Manifest, new: &Manifest) -> Vec<Difference> {
@@ -157,9 +179,10 @@ fn opens_webhook(_: &str, before: Option<&Thing>, after: &Thing) -> Option<Strin
     }
 }
 
+/// The files, and what each sensor makes of what comes in.
 fn sensors(manifest: &Manifest) -> Side {
     let files = manifest.sensor_files.iter();
-    files
+    let mut side: Side = files
         .map(|(path, hash)| {
             let thing = Thing {
                 about: String::new(),
@@ -167,7 +190,23 @@ fn sensors(manifest: &Manifest) -> Side {
             };
             (path.clone(), thing)
         })
-        .collect()
+        .collect();
+    for sensor in &manifest.sensors {
+        let mut about = format!("emits {}", sensor.emits);
+        if let SensorTrigger::Poll {
+            on_change: true, ..
+        } = &sensor.trigger
+        {
+            about.push_str(" when it changes");
+        }
+        // Its path and its period are told elsewhere.
+        let mut content = json!(sensor);
+        content["trigger"] = json!(about);
+        let content = content.to_string();
+        let name = format!("sensor {}", sensor.name);
+        side.insert(name, Thing { about, content });
+    }
+    side
 }
 
 fn skills(manifest: &Manifest) -> Side {
@@ -183,49 +222,77 @@ fn skills(manifest: &Manifest) -> Side {
         .collect()
 }
 
-/// A step that asks a person no longer, or in fewer places.
+/// A step that asks a person otherwise than before.
 fn approvals(old: &Manifest, new: &Manifest) -> Vec<Difference> {
-    let asks = |step: &Step| {
-        let approve = step.approve.as_ref();
-        approve.map_or((false, false), |approve| (approve.before, approve.after))
-    };
-    let words = |(before, after): (bool, bool)| match (before, after) {
-        (true, true) => "before and after",
-        (true, false) => "before",
-        (false, true) => "after",
-        (false, false) => "never",
-    };
     let before: BTreeMap<&str, &Step> = all_steps(old).map(|step| (&*step.id, step)).collect();
     let mut found = Vec::new();
     for step in all_steps(new) {
         let Some(old) = before.get(&*step.id) else {
             continue;
         };
-        let (was, is) = (asks(old), asks(step));
+        let (was, is) = (old.approve.as_ref(), step.approve.as_ref());
         if was == is {
             continue;
         }
-        let fewer = (was.0 && !is.0) || (was.1 && !is.1);
         found.push(Difference {
             part: Part::Approval,
             action: Action::Changed,
             name: format!("step {}", step.id),
-            about: format!("asks a person {} (was {})", words(is), words(was)),
-            widens: fewer.then(|| "it goes on without a person's word".to_owned()),
+            about: format!("asks a person {} (was {})", asks(is), asks(was)),
+            widens: asks_less(was, is)
+                .then(|| "it goes on without a person's word, or sooner".to_owned()),
         });
     }
     found
+}
+
+fn asks(approve: Option<&Approve>) -> String {
+    let Some(approve) = approve else {
+        return "never".to_owned();
+    };
+    let place = match (approve.before, approve.after) {
+        (true, true) => "before and after",
+        (true, false) => "before",
+        (false, true) => "after",
+        (false, false) => "never",
+    };
+    let answer = match approve.otherwise {
+        Answer::Approve => "goes on",
+        Answer::Deny => "is denied",
+    };
+    match approve.within {
+        Some(within) => format!("{place}, else {answer} after {within} s"),
+        None => place.to_owned(),
+    }
+}
+
+/// Whether a step goes on where it waited before: it asks in fewer places, or takes
+/// silence for a yes, or takes it sooner.
+fn asks_less(was: Option<&Approve>, is: Option<&Approve>) -> bool {
+    let Some(was) = was else {
+        return false;
+    };
+    let Some(is) = is else {
+        return was.before || was.after;
+    };
+    let silence = |approve: &Approve| match approve.otherwise {
+        Answer::Approve => approve.within,
+        Answer::Deny => None,
+    };
+    (was.before && !is.before)
+        || (was.after && !is.after)
+        || match (silence(was), silence(is)) {
+            (None, Some(_)) => true,
+            (Some(was), Some(is)) => is < was,
+            (_, None) => false,
+        }
 }
 
 fn tools(manifest: &Manifest) -> Side {
     let agents = manifest.registry.agents.iter();
     agents
         .map(|(name, agent)| {
-            let about = if agent.tools.is_empty() {
-                ALL.to_owned()
-            } else {
-                agent.tools.join(", ")
-            };
+            let about = listed(&agent.tools);
             (format!("agent {name}"), Thing::plain(about))
         })
         .collect()
@@ -235,12 +302,25 @@ fn tools(manifest: &Manifest) -> Side {
 const ALL: &str = "all";
 
 fn more_tools(_: &str, before: Option<&Thing>, after: &Thing) -> Option<String> {
-    let before = before?;
-    added(&before.about, &after.about).then(|| "the agent may use more".to_owned())
+    match before {
+        None => Some("a new agent may use them".to_owned()),
+        Some(before) => {
+            added(&before.about, &after.about).then(|| "the agent may use more".to_owned())
+        }
+    }
+}
+
+/// A list as text, in which an empty one is [`ALL`].
+pub(super) fn listed(items: &[String]) -> String {
+    if items.is_empty() {
+        ALL.to_owned()
+    } else {
+        items.join(", ")
+    }
 }
 
 /// Whether a list has something that an older one had not.
-fn added(before: &str, after: &str) -> bool {
+pub(super) fn added(before: &str, after: &str) -> bool {
     if before == ALL {
         return false;
     }
@@ -299,11 +379,7 @@ fn egress(manifest: &Manifest) -> Side {
     used_sandboxes(manifest)
         .into_iter()
         .map(|(name, sandbox)| {
-            let about = if sandbox.network.is_empty() {
-                ALL.to_owned()
-            } else {
-                sandbox.network.join(", ")
-            };
+            let about = listed(&sandbox.network);
             (format!("sandbox {name}"), Thing::plain(about))
         })
         .collect()
@@ -328,7 +404,7 @@ fn repositories(manifest: &Manifest) -> Side {
     side
 }
 
-fn all_steps(manifest: &Manifest) -> impl Iterator<Item = &Step> {
+pub(super) fn all_steps(manifest: &Manifest) -> impl Iterator<Item = &Step> {
     let workflows = manifest.workflows.values();
     workflows.flat_map(|workflow| workflow.steps.values())
 }

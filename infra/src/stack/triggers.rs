@@ -282,7 +282,7 @@ fn schedule_of(
     (queue, message): (&str, &Value),
 ) -> Value {
     let mut properties = json!({
-        "Description": description(about),
+        "Description": description(&about),
         "GroupName": {"Ref": "ScheduleGroup"},
         "ScheduleExpression": expression,
         "FlexibleTimeWindow": {"Mode": "OFF"},

@@ -1,8 +1,9 @@
 //! The life of a stack: what a change is told as, what has to be agreed to, what is
 //! undone, and what a deployment that was cut off leaves behind.
 
-use crate::project::{Project, deploy, go, parameter, run, said};
+use crate::project::{Project, broken, deploy, go, parameter, run, said};
 use crate::stack::{Deployed, LONG};
+use loopy_infra::Deployment;
 use loopy_localstack::{eventually, prepared};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -118,6 +119,16 @@ async fn what_lets_somebody_do_more_has_to_be_agreed_to() {
     deploy(&deployed, &project, &["--approve"]);
     assert_ne!(deployed.output("Manifest"), manifest);
 
+    // A parameter can let more through, too.
+    deploy(&deployed, &project, &["--set", "PublicConcurrency=5"]);
+    let more = ["--yes", "--set", "PublicConcurrency="];
+    let refused = deployed.deploy(project.path(), &more);
+    let text = said(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{text}");
+    let expected = "parameters: PublicConcurrency: nothing (was 5)";
+    assert!(text.contains(expected), "{text}");
+    assert_eq!(parameter(&deployed, "PublicConcurrency"), "5");
+
     // What takes away needs nobody's word.
     project.replace("registry.yml", "[github.com, evil.example]", "[github.com]");
     deploy(&deployed, &project, &[]);
@@ -173,19 +184,7 @@ async fn a_version_that_does_not_work_is_taken_back() {
     deploy(&deployed, &project, &[]);
     let manifest = deployed.output("Manifest");
 
-    // Functions that cannot start.
-    let broken = tempfile::tempdir().unwrap();
-    let functions = prepared("LOOPY_TEST_DIST").unwrap();
-    for entry in std::fs::read_dir(&functions).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), broken.path().join(entry.file_name())).unwrap();
-    }
-    // The start function's program in the place of the webhook's: it lacks variables there.
-    std::fs::copy(
-        broken.path().join("start.zip"),
-        broken.path().join("webhook.zip"),
-    )
-    .unwrap();
+    let broken = broken();
     project.replace("workflows/echo/say.md", "first", "second");
     let mut arguments = vec!["deploy", project.path(), "--yes"];
     let folder = broken.path().to_str().unwrap();
@@ -260,4 +259,95 @@ async fn a_deploy_that_was_cut_off_is_mended_by_the_next() {
     go(&deployed, &gate).await;
     let runs = deployed.runs_over(1).await;
     assert_eq!(runs[0]["status"], "succeeded");
+}
+
+#[tokio::test]
+async fn a_plan_that_is_taken_back_leaves_the_stack_that_somebody_made_meanwhile() {
+    let deployed = Deployed::nothing("meanwhile");
+    let config = deployed.account.config().await;
+    let deployment = Deployment::connect(&config, deployed.stack).await.unwrap();
+    let template = "Parameters: { AssetsBucket: { Type: String } }\n\
+                    Resources: { Q: { Type: AWS::SQS::Queue } }\n";
+    let planned = async || {
+        let given = Default::default();
+        let plan = deployment.plan(template, &given, &|_| ()).await;
+        plan.unwrap()
+    };
+    // Nobody did anything: nothing remains.
+    let plan = planned().await;
+    assert!(plan.is_new);
+    assert_eq!(deployed.status(), "REVIEW_IN_PROGRESS");
+    deployment.discard(&plan).await.unwrap();
+    let stacks = deployed.account.aws(&["cloudformation", "list-stacks"]);
+    let left = stacks["StackSummaries"].as_array().unwrap();
+    let left = left
+        .iter()
+        .filter(|it| it["StackStatus"] != "DELETE_COMPLETE");
+    assert_eq!(left.count(), 0, "{stacks}");
+
+    // Somebody else carries it out before the answer is no.
+    let plan = planned().await;
+    let sets = deployed.cloudformation("list-change-sets", &[]);
+    let name = sets["Summaries"][0]["ChangeSetName"].as_str().unwrap();
+    deployed.cloudformation("execute-change-set", &["--change-set-name", name]);
+    let stands = async || match deployed.status() {
+        status if status == "CREATE_COMPLETE" => Ok(()),
+        status => Err(status),
+    };
+    eventually("the stack to stand", LONG, stands)
+        .await
+        .unwrap();
+    deployment.discard(&plan).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(deployed.status(), "CREATE_COMPLETE");
+}
+
+#[tokio::test]
+async fn what_was_uploaded_a_moment_ago_is_kept_whoever_needs_it() {
+    let project = Project::new();
+    // At the root, where nothing can be asked for.
+    project.replace("sensors/go.py", "/hooks/go", "/");
+    let deployed = Deployed::nothing("tidied");
+    deploy(&deployed, &project, &[]);
+    let bucket = parameter(&deployed, "AssetsBucket");
+    let put = |key: &str, body: &str| {
+        let file = project.folder.path().join("object");
+        std::fs::write(&file, body).unwrap();
+        let put = ["s3api", "put-object", "--bucket", &bucket, "--key", key];
+        let body = ["--body", file.to_str().unwrap()];
+        deployed.account.aws(&[&put[..], &body].concat());
+    };
+    // Deployments of long ago, which named what somebody has just uploaded again.
+    put("files/just-now", "again");
+    for day in 1..=14 {
+        let at = format!("2020-01-{day:02}T00:00:00Z");
+        let assets = if day == 1 {
+            json!(["files/just-now"])
+        } else {
+            json!([])
+        };
+        let record = json!({"at": at, "by": "x", "manifest": "0", "template": "templates/gone.yaml",
+            "assets": assets});
+        let key = format!("deployments/tidied/{at}.json");
+        put(&key, &record.to_string());
+    }
+    project.replace("workflows/echo/say.md", "first", "second");
+    deploy(&deployed, &project, &[]);
+    let list = ["s3api", "list-objects-v2", "--bucket", &bucket];
+    let found = deployed.account.aws(&list);
+    let objects = found["Contents"].as_array().unwrap();
+    let keys: Vec<&str> = objects
+        .iter()
+        .map(|it| it["Key"].as_str().unwrap())
+        .collect();
+    let records = |folder: &str| {
+        let all = keys.iter().filter(|key| key.starts_with(folder));
+        all.count()
+    };
+    assert!(keys.contains(&"files/just-now"), "{keys:?}");
+    // Ten can be gone back to; the oldest names what stays.
+    assert_eq!(records("deployments/tidied/"), 11, "{keys:?}");
+    assert!(keys.contains(&"deployments/tidied/2020-01-01T00:00:00Z.json"));
+    // What came about is announced no longer.
+    assert_eq!(records("announced/"), 0, "{keys:?}");
 }

@@ -2,6 +2,7 @@
 //! real Docker engine, stopped when their time is over, and tried again when they are
 //! taken away.
 
+use crate::project::{run, said};
 use crate::secrets::PLANTED;
 use crate::stack::{Deployed, LONG};
 use loopy_localstack::{eventually, prepared};
@@ -255,4 +256,44 @@ async fn steps_work_in_tasks_of_the_account() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn images_that_went_with_their_repository_are_built_again_on_the_way_back() {
+    let project = tempfile::tempdir().unwrap();
+    let folder = project.path();
+    write(folder, "registry.yml", &registry("first"));
+    write(folder, "box.env", &format!("PLANTED={PLANTED}\n"));
+    write(folder, "sensors/go.py", SENSOR);
+    write(folder, "workflows/look/look.md", LOOK);
+    let deployed = Deployed::nothing("images-again");
+    let path = folder.to_str().unwrap();
+    let first = deployed.deploy(path, &["--yes", "--images", "docker"]);
+    assert!(first.status.success(), "{}", said(&first));
+    let repository = deployed.resource("SandboxImages");
+
+    // Without such a sandbox the repository goes, and all that is in it.
+    let elsewhere = "provider: daytona\n    image: { base: debian:bookworm-slim }";
+    let here = "provider: fargate\n    image: { base: loopy-test:1, run: [\"echo first > /tool\"], cpu: 1 }";
+    let other = registry("first").replace(here, elsewhere);
+    assert_ne!(other, registry("first"));
+    write(folder, "registry.yml", &other);
+    write(folder, "loopy.env", "DAYTONA_API_KEY=x\n");
+    let second = deployed.deploy(path, &["--yes", "--approve"]);
+    assert!(second.status.success(), "{}", said(&second));
+    let left = deployed.account.aws(&["ecr", "describe-repositories"]);
+    assert!(!left.to_string().contains(&repository), "{left}");
+
+    let back = ["rollback", "--yes", "--approve", "--images", "docker"];
+    let back = run(&deployed, &back);
+    assert!(back.status.success(), "{}", said(&back));
+    assert!(
+        said(&back).contains("building the image of Box with Docker"),
+        "{}",
+        said(&back)
+    );
+    let url = format!("{}hooks/go", deployed.address("WebhookUrl"));
+    go(&url, "again").await;
+    let look = over(&deployed, "look", 1).await;
+    assert_eq!(look["steps"]["look"]["output"]["tool"], "first", "{look:#}");
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod around;
+mod back;
 mod binaries;
 mod burst;
 mod clock;

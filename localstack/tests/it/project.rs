@@ -2,6 +2,7 @@
 
 use crate::around::sandboxes;
 use crate::stack::Deployed;
+use loopy_localstack::prepared;
 use loopy_testkit::daytona::Daytona;
 use serde_json::json;
 use std::path::Path;
@@ -101,6 +102,19 @@ pub(crate) fn deploy(deployed: &Deployed, project: &Project, more: &[&str]) -> S
     let output = deployed.deploy(project.path(), &[&["--yes"], more].concat());
     assert!(output.status.success(), "{}", said(&output));
     said(&output)
+}
+
+/// A folder of functions that cannot all start: the start function's program is in the
+/// place of the webhook's, and lacks variables there.
+pub(crate) fn broken() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(prepared("LOOPY_TEST_DIST").unwrap()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let of = |name: &str| folder.path().join(name);
+    std::fs::copy(of("start.zip"), of("webhook.zip")).unwrap();
+    folder
 }
 
 /// The value of a parameter of the stack.

@@ -413,7 +413,11 @@ async fn sensors_in_all_languages_in_a_stack() {
         format!("{ENVIRONMENT}MENDED=yes\n"),
     )
     .unwrap();
-    let second = deployed.deploy(folder, &["--yes", "--json"]);
+    // The sensors may read one variable more.
+    let refused = deployed.deploy(folder, &["--yes", "--json"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("secrets: sensors: MENDED"), "{said}");
+    let second = deployed.deploy(folder, &["--yes", "--json", "--approve"]);
     assert!(second.status.success());
     assert_eq!(load().await, BTreeMap::new());
     assert_eq!(post(&base, "/python/broken", vec![2]).await, 202);

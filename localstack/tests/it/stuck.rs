@@ -5,17 +5,65 @@ use crate::project::{Project, deploy, go, parameter, said};
 use crate::stack::{Deployed, LONG};
 use loopy_localstack::eventually;
 
+/// A queue that the service refuses.
+const BROKEN: &str = "Resources:
+  Q:
+    Type: AWS::SQS::Queue
+    Properties: { RedrivePolicy: { deadLetterTargetArn: nowhere } }
+  F:
+    Type: AWS::Lambda::Function
+    Properties: { Runtime: none }
+";
+
+#[tokio::test]
+async fn a_stack_of_somebody_else_is_neither_changed_nor_removed() {
+    let project = Project::new();
+    for (stack, template, status, why) in [
+        (
+            "foreign",
+            "Resources: { Q: { Type: AWS::SQS::Queue } }",
+            "CREATE_COMPLETE",
+            "stack foreign has no output Manifest, so it is not one that Loopy made",
+        ),
+        (
+            "foreign-stuck",
+            BROKEN,
+            "ROLLBACK_COMPLETE",
+            "stack foreign-stuck is ROLLBACK_COMPLETE and has no tag loopy:project",
+        ),
+    ] {
+        let deployed = Deployed::nothing(stack);
+        let file = project.folder.path().join("foreign.yaml");
+        std::fs::write(&file, template).unwrap();
+        let body = format!("file://{}", file.display());
+        deployed.cloudformation("create-stack", &["--template-body", &body]);
+        becomes(&deployed, status).await;
+        for arguments in [["--plan"], ["--yes"]] {
+            let output = deployed.deploy(project.path(), &arguments);
+            let text = said(&output);
+            assert_eq!(output.status.code(), Some(2), "{text}");
+            assert!(text.contains(why), "{text}");
+        }
+        assert_eq!(deployed.status(), status);
+        let sets = deployed.cloudformation("list-change-sets", &[]);
+        assert_eq!(
+            sets["Summaries"].as_array().map_or(0, Vec::len),
+            0,
+            "{sets}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_stack_that_never_stood_is_made_anew() {
     let project = Project::new();
     let deployed = Deployed::nothing("never-stood");
     let template = project.folder.path().join("broken.yaml");
-    // A queue that the service refuses.
-    let text = "Resources:\n  Q:\n    Type: AWS::SQS::Queue\n    Properties: { RedrivePolicy: { deadLetterTargetArn: nowhere } }\n  \
-                F:\n    Type: AWS::Lambda::Function\n    Properties: { Runtime: none }\n";
-    std::fs::write(&template, text).unwrap();
+    std::fs::write(&template, BROKEN).unwrap();
     let body = format!("file://{}", template.display());
-    deployed.cloudformation("create-stack", &["--template-body", &body]);
+    let mut create = vec!["--template-body", &body, "--tags"];
+    create.push("Key=loopy:project,Value=never-stood");
+    deployed.cloudformation("create-stack", &create);
     becomes(&deployed, "ROLLBACK_COMPLETE").await;
     let planned = deployed.deploy(project.path(), &["--plan"]);
     assert_eq!(planned.status.code(), Some(1), "{}", said(&planned));
@@ -70,7 +118,7 @@ const WAIT: &str = "  ByHandHandle: { Type: AWS::CloudFormation::WaitConditionHa
   ByHand:
     Type: AWS::CloudFormation::WaitCondition
     DependsOn: WebhookUrl
-    Properties: { Handle: { Ref: ByHandHandle }, Timeout: '5' }";
+    Properties: { Handle: { Ref: ByHandHandle }, Timeout: '15' }";
 
 async fn becomes(deployed: &Deployed, expected: &str) {
     eventually(expected, LONG, async || match deployed.status() {
@@ -116,6 +164,7 @@ async fn undoing_that_failed_goes_on_where_it_stopped() {
     let project = Project::new();
     let deployed = Deployed::nothing("undoing");
     deploy(&deployed, &project, &[]);
+    let function = deployed.resource("WebhookFunction");
     // The address is changed, something after it fails, and the address is gone by then.
     change_by_hand(&deployed, &project, &[]);
     eventually("the change to wait", LONG, async || {
@@ -126,7 +175,6 @@ async fn undoing_that_failed_goes_on_where_it_stopped() {
     })
     .await
     .unwrap();
-    let function = deployed.resource("WebhookFunction");
     let named = ["--function-name", &function];
     let aws = |command, more: &[&str]| {
         deployed
