@@ -99,10 +99,11 @@ async fn skill_file(
         let given = client.request("skill", Some(body), until).await;
         let FilesBytes { data } = answered(given, FailureClass::Sandbox).await?;
         let bytes = STANDARD.decode(data).unwrap_or_default();
-        if bytes.is_empty() {
+        let expected = (size - whole.len() as u64).min(PACK_PART as u64);
+        if bytes.len() as u64 != expected {
             return Err(sandbox(format!(
                 "the file {path} of skill {skill} has only {} of its {size} bytes",
-                whole.len()
+                whole.len() + bytes.len()
             )));
         }
         whole.extend(bytes);
