@@ -19,6 +19,7 @@ pub use drift::Drift;
 pub use error::{DeployError, MAX_STACK_NAME, check_name};
 pub use history::{Record, Version};
 pub use repair::Repair;
+pub(crate) use repair::is_ours;
 pub use versions::{OpenRuns, open_runs};
 
 use crate::assets::{Bucket, bucket_name};

@@ -1,7 +1,7 @@
 //! Takes a stack down. What is retained stays and is named: run state,
 //! and the assets bucket, which other stacks may share.
 
-use crate::deploy::{DeployError, check_name, describe, outputs};
+use crate::deploy::{DeployError, check_name, describe, is_ours, outputs};
 use crate::events::{self, Progress};
 use crate::stack::fargate::CLUSTER;
 use aws_config::SdkConfig;
@@ -28,13 +28,21 @@ impl Target {
     /// Finds the stack.
     ///
     /// # Errors
-    /// [`DeployError::NoStack`] when there is none.
+    /// [`DeployError::NoStack`] when there is none, [`DeployError::Foreign`] when it is
+    /// somebody else's.
     pub async fn find(config: &SdkConfig, stack: &str) -> Result<Self, DestroyError> {
         check_name(stack)?;
         let client = Client::new(config);
         let found = describe(&client, stack)
             .await?
             .ok_or_else(|| DeployError::NoStack(stack.to_owned()))?;
+        if !is_ours(&found) {
+            let status = found.stack_status().map_or("", |status| status.as_str());
+            return Err(DeployError::Foreign {
+                stack: stack.to_owned(),
+                status: status.to_owned(),
+            });
+        }
         let outputs = outputs(&found);
         let id = found.stack_id().unwrap_or(stack).to_owned();
         Ok(Self {

@@ -5,7 +5,7 @@ use super::change_set::TAG;
 use super::history::OWN_OUTPUTS;
 use super::{DeployError, Deployment, outputs};
 use crate::events::{self, Progress};
-use aws_sdk_cloudformation::types::Stack as Described;
+use aws_sdk_cloudformation::types::{Stack as Described, Tag};
 
 /// What brings a stuck stack back to where it can be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Deployment {
                     return Ok(None);
                 };
                 // Whoever else made it has to say what becomes of it.
-                if !self.is_ours().await? {
+                if !self.describe().await?.is_none_or(|stack| is_ours(&stack)) {
                     let stack = self.stack.clone();
                     return Err(DeployError::Foreign { stack, status });
                 }
@@ -145,24 +145,18 @@ impl Deployment {
         })
     }
 
-    /// Whether Loopy made the stack: it has the tag of one that `loopy deploy` makes, or
-    /// the outputs of one that stood.
-    async fn is_ours(&self) -> Result<bool, DeployError> {
-        let Some(stack) = self.describe().await? else {
-            return Ok(true);
-        };
-        let tagged = stack
-            .tags()
-            .iter()
-            .any(|tag| tag.key() == Some(TAG) && tag.value() == Some(&self.stack));
-        let outputs = outputs(&stack);
-        Ok(tagged || OWN_OUTPUTS.iter().all(|name| outputs.contains_key(*name)))
-    }
-
     /// The stack's status; empty where there is no stack.
     async fn status(&self) -> Result<String, DeployError> {
         let stack = self.describe().await?;
         let status = stack.as_ref().and_then(Described::stack_status);
         Ok(status.map_or_else(String::new, |status| status.as_str().to_owned()))
     }
+}
+
+/// Whether Loopy made the stack: it has the tag of one that `loopy deploy` makes, or
+/// the outputs of one that stood.
+pub(crate) fn is_ours(stack: &Described) -> bool {
+    let tagged = |tag: &Tag| tag.key() == Some(TAG) && tag.value() == stack.stack_name();
+    let outputs = outputs(stack);
+    stack.tags().iter().any(tagged) || OWN_OUTPUTS.iter().all(|name| outputs.contains_key(*name))
 }

@@ -1,7 +1,7 @@
 //! Stacks that CloudFormation changes no more as they stand, and what a deployment does
 //! about them.
 
-use crate::project::{Project, deploy, go, parameter, said};
+use crate::project::{Project, deploy, go, parameter, run, said};
 use crate::stack::{Deployed, LONG};
 use loopy_localstack::eventually;
 
@@ -44,6 +44,10 @@ async fn a_stack_of_somebody_else_is_neither_changed_nor_removed() {
             assert_eq!(output.status.code(), Some(2), "{text}");
             assert!(text.contains(why), "{text}");
         }
+        let output = run(&deployed, &["destroy", "--yes"]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("not one that Loopy made"), "{text}");
         assert_eq!(deployed.status(), status);
         let sets = deployed.cloudformation("list-change-sets", &[]);
         assert_eq!(
