@@ -299,3 +299,19 @@ fn schedule_of(
     }
     properties
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_is_no_longer_than_a_rule_may_have() {
+        let about = rule(&"\u{e9}".repeat(600), &json!({}));
+        let said = about["Description"].as_str().unwrap_or_default();
+        assert_eq!(said.chars().count(), MAX_DESCRIPTION);
+        assert_eq!(
+            rule("Hands Go over", &json!({}))["Description"],
+            "Hands Go over"
+        );
+    }
+}
