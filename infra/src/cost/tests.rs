@@ -93,7 +93,7 @@ fn a_small_project_costs_what_it_does_by_hand() {
     near(count(&estimate, "DynamoDB", "read units"), read);
     // Delivery and event, a turn each step, the look.
     near(
-        count(&estimate, "SQS", "requests"),
+        count(&estimate, "SQS", "requests of fair queues"),
         events * (6.0 + 6.0 + 3.0),
     );
     // webhook, sensor, its code, start; four each attempt; three and twelve a minute; the look.

@@ -165,8 +165,11 @@ impl Deployment {
     /// The deployments of this stack, newest first.
     ///
     /// # Errors
-    /// [`DeployError::Assets`] when the bucket cannot be read.
+    /// [`DeployError::NoStack`], or [`DeployError::Assets`] when the bucket cannot be read.
     pub async fn history(&self) -> Result<Vec<Record>, DeployError> {
+        if self.describe().await?.is_none() {
+            return Err(DeployError::NoStack(self.stack.clone()));
+        }
         let mut records = self.records(&folder(&self.stack)).await?;
         records.sort_by_key(|record| std::cmp::Reverse(record.at));
         Ok(records)
