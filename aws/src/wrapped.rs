@@ -88,6 +88,8 @@ pub(crate) fn unwrapped(body: &str) -> Option<Unwrapped> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     #[test]

@@ -25,8 +25,8 @@ impl Drop for Deployed {
     fn drop(&mut self) {
         if self.account.endpoint.is_none() {
             let destroy = [&["destroy", "--yes"][..], &self.place()].concat();
-            let ended = self.loopy.run(&destroy).map(|output| output.status);
-            eprintln!("stack {}: {ended:?}", self.stack);
+            // Panicking while a test fails would hide why it does.
+            let _ = self.loopy.run(&destroy);
         }
     }
 }
