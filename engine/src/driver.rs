@@ -7,7 +7,7 @@
 //! that is no longer the last one is refused by its version, and an input that
 //! seems to change nothing is looked at again over a state freshly read.
 
-use crate::handlers::envelope;
+use crate::envelope;
 use crate::limits::ceiling;
 use crate::message::Message;
 use crate::outgoing::{Outgoing, outgoing};

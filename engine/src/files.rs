@@ -1,7 +1,11 @@
-//! Where the files that steps hand on are kept, alike in every home.
+//! Where the files that steps hand on are kept, alike in every home, and which of them a
+//! step is handed.
 
-use crate::run::KeptPack;
+use crate::run::{KeptPack, Run, StepState};
 use loopy_contract::ids::{RunId, derive};
+use loopy_contract::manifest::{Step, Workflow};
+use loopy_contract::report::HandedFiles;
+use std::collections::BTreeMap;
 
 /// The pack of files of one attempt, as it is kept for a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +44,37 @@ impl KeptPack {
             attempt: self.attempt,
         }
     }
+}
+
+/// The packs that a step is handed.
+pub(crate) fn handed(plan: &Workflow, run: &Run, step: &Step) -> Vec<HandedFiles> {
+    let mut paths: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for files in &step.files {
+        let of = paths.entry(&files.step).or_default();
+        of.push(files.path.clone());
+    }
+    let mut handed = Vec::new();
+    for (from, paths) in paths {
+        handed.extend(kept(plan, run, from).map(|(item, kept)| HandedFiles {
+            step: from.to_owned(),
+            item,
+            paths: paths.clone(),
+            pack: kept.pack.clone(),
+        }));
+    }
+    handed
+}
+
+/// What a step that is done hands on, by item.
+pub(crate) fn kept<'r>(
+    plan: &Workflow,
+    run: &'r Run,
+    step: &str,
+) -> impl Iterator<Item = (Option<u32>, &'r KeptPack)> {
+    let has_each = plan.steps.get(step).is_some_and(|step| step.each.is_some());
+    let done = run.steps.get(step);
+    let done = done.filter(|step| matches!(step.state, StepState::Succeeded { .. }));
+    let packs = done.and_then(|step| Some(step.files.as_ref()?.packs.as_slice()));
+    let packs = packs.unwrap_or_default().iter().zip(0_u32..);
+    packs.filter_map(move |(kept, item)| Some((has_each.then_some(item), kept.as_ref()?)))
 }

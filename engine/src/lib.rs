@@ -8,6 +8,7 @@ pub mod condition;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod driver;
+mod envelope;
 pub mod files;
 pub mod gate;
 mod handlers;

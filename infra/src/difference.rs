@@ -2,6 +2,7 @@
 //! workflows, events, schedules, secrets, permissions, egress. What lets anybody do
 //! more than before is marked. Pure.
 
+mod lists;
 mod parameters;
 mod permissions;
 mod project;

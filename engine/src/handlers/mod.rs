@@ -10,7 +10,6 @@ mod unloadable;
 mod webhook;
 
 pub use report::ReportRequest;
-pub(crate) use report::envelope;
 pub use start::MAX_CASCADE_DEPTH;
 pub use unloadable::{LAPSES, Unloadable, Unloadables, keep_unloadable, unloadable};
 pub use webhook::{MAX_BODY_BYTES, WebhookRequest};

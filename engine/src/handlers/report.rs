@@ -1,12 +1,11 @@
 //! `report`: serves the runner of one attempt. The token is checked before
 //! anything is read.
 
-pub(crate) mod envelope;
 mod files;
 mod skills;
 
-use self::envelope::Bare;
 use super::{Answer, Engine};
+use crate::envelope::{self, Bare};
 use crate::ports::{PortError, Stored};
 use crate::run::Run;
 use crate::token;

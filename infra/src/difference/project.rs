@@ -1,5 +1,6 @@
 //! The differences of two manifests.
 
+use super::lists::{added, all_steps, listed};
 use super::{Action, Difference, Part, Side, Thing, compare, reach, registry};
 use crate::stack::{Needs, used_sandboxes};
 use loopy_contract::manifest::{
@@ -298,9 +299,6 @@ fn tools(manifest: &Manifest) -> Side {
         .collect()
 }
 
-/// Where nothing is restricted.
-const ALL: &str = "all";
-
 fn more_tools(_: &str, before: Option<&Thing>, after: &Thing) -> Option<String> {
     match before {
         None => Some("a new agent may use them".to_owned()),
@@ -308,24 +306,6 @@ fn more_tools(_: &str, before: Option<&Thing>, after: &Thing) -> Option<String> 
             added(&before.about, &after.about).then(|| "the agent may use more".to_owned())
         }
     }
-}
-
-/// A list as text, in which an empty one is [`ALL`].
-pub(super) fn listed(items: &[String]) -> String {
-    if items.is_empty() {
-        ALL.to_owned()
-    } else {
-        items.join(", ")
-    }
-}
-
-/// Whether a list has something that an older one had not.
-pub(super) fn added(before: &str, after: &str) -> bool {
-    if before == ALL {
-        return false;
-    }
-    let known: Vec<&str> = before.split(", ").collect();
-    after == ALL || after.split(", ").any(|item| !known.contains(&item))
 }
 
 fn secrets(manifest: &Manifest) -> Side {
@@ -402,9 +382,4 @@ fn repositories(manifest: &Manifest) -> Side {
         }
     }
     side
-}
-
-pub(super) fn all_steps(manifest: &Manifest) -> impl Iterator<Item = &Step> {
-    let workflows = manifest.workflows.values();
-    workflows.flat_map(|workflow| workflow.steps.values())
 }

@@ -1,7 +1,7 @@
 //! What a step reaches by the agent and the sandbox that it is given: a step that is
 //! pointed at others may do more although neither of them changed.
 
-use super::project::{added, all_steps, listed};
+use super::lists::{added, all_steps, listed};
 use super::{Action, Difference, Part};
 use loopy_contract::manifest::{Agent, Manifest, ModelKeys, Sandbox, Step};
 use std::collections::BTreeMap;

@@ -3,19 +3,15 @@
 
 use super::super::Engine;
 use super::{Refusal, Target, parse};
-use crate::files::PackOf;
+use crate::files::{PackOf, kept};
 use crate::ports::Stored;
-use crate::run::{KeptPack, Run, StepState};
+use crate::run::Run;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loopy_contract::files::{MAX_PACK_BYTES, PACK_PART, part_length, part_offsets};
-use loopy_contract::manifest::{Step, Workflow};
-use loopy_contract::report::{
-    FilesAsk, FilesBytes, FilesPart, FilesReply, HandedFiles, Outcome, StepResult,
-};
+use loopy_contract::report::{FilesAsk, FilesBytes, FilesPart, FilesReply, Outcome, StepResult};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Engine {
@@ -134,39 +130,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// The packs that a step is handed.
-pub(super) fn handed(plan: &Workflow, run: &Run, step: &Step) -> Vec<HandedFiles> {
-    let mut paths: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for files in &step.files {
-        let of = paths.entry(&files.step).or_default();
-        of.push(files.path.clone());
-    }
-    let mut handed = Vec::new();
-    for (from, paths) in paths {
-        handed.extend(kept(plan, run, from).map(|(item, kept)| HandedFiles {
-            step: from.to_owned(),
-            item,
-            paths: paths.clone(),
-            pack: kept.pack.clone(),
-        }));
-    }
-    handed
-}
-
-/// What a step that is done hands on, by item.
-fn kept<'r>(
-    plan: &Workflow,
-    run: &'r Run,
-    step: &str,
-) -> impl Iterator<Item = (Option<u32>, &'r KeptPack)> {
-    let has_each = plan.steps.get(step).is_some_and(|step| step.each.is_some());
-    let done = run.steps.get(step);
-    let done = done.filter(|step| matches!(step.state, StepState::Succeeded { .. }));
-    let packs = done.and_then(|step| Some(step.files.as_ref()?.packs.as_slice()));
-    let packs = packs.unwrap_or_default().iter().zip(0_u32..);
-    packs.filter_map(move |(kept, item)| Some((has_each.then_some(item), kept.as_ref()?)))
 }
 
 /// Where the pack of this very attempt is.

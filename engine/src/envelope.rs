@@ -1,8 +1,8 @@
 //! The envelope of an attempt: what its runner has to know, and whether that is not too
 //! much to be sent.
 
-use super::files;
 use crate::condition;
+use crate::files;
 use crate::limits::ceiling;
 use crate::run::{Attempt, Run};
 use crate::transition::{step_seconds, values};
